@@ -1,0 +1,52 @@
+"""An in-process task scheduler: priorities, triggers, retries and a history, in plain threads."""
+
+from background_tasks.changes import Change, ChangeKind
+from background_tasks.engine import Stats
+from background_tasks.errors import (
+    AlreadyAddedError,
+    BackgroundTasksError,
+    CronExpressionError,
+    InvalidTypeError,
+    InvalidValueError,
+    MissingExtraError,
+    TaskNotFoundError,
+)
+from background_tasks.logger import configure_logging
+from background_tasks.resources import Resources
+from background_tasks.scheduler import Scheduler, Upcoming
+from background_tasks.task import (
+    Execution,
+    Retry,
+    RetryPolicy,
+    Status,
+    Task,
+    current_execution,
+)
+from background_tasks.trigger import EventTrigger, OneTimeTrigger, PeriodicTrigger, Trigger
+
+__all__ = [
+    "AlreadyAddedError",
+    "BackgroundTasksError",
+    "Change",
+    "ChangeKind",
+    "CronExpressionError",
+    "EventTrigger",
+    "Execution",
+    "InvalidTypeError",
+    "InvalidValueError",
+    "MissingExtraError",
+    "OneTimeTrigger",
+    "PeriodicTrigger",
+    "Resources",
+    "Retry",
+    "RetryPolicy",
+    "Scheduler",
+    "Stats",
+    "Status",
+    "Task",
+    "TaskNotFoundError",
+    "Trigger",
+    "Upcoming",
+    "configure_logging",
+    "current_execution",
+]

@@ -1,0 +1,38 @@
+"""What is due when: a heap of instants, with no lock, thread or clock in it.
+
+The key is due time, then priority, then sequence, so that what is due at one instant comes out
+with the urgent first and, among equals, in the order it was put in.
+"""
+
+from __future__ import annotations
+
+import heapq
+from datetime import datetime
+from typing import Any
+
+from background_tasks.heap import Entry, Heap
+
+__all__ = ["Agenda"]
+
+
+class Agenda(Heap):
+    """Items with a due time each; an entry is ``[due, -priority, sequence, item]``."""
+
+    __slots__ = ()
+
+    def push(self, due: datetime, priority: int, item: object) -> Entry:
+        """Put *item* in; return its entry, for `cancel`."""
+        self._sequence += 1
+        entry = [due, -priority, self._sequence, item]
+        heapq.heappush(self._heap, entry)
+        return entry
+
+    def next_due(self) -> datetime | None:
+        """Return the earliest due time, None when empty."""
+        head = self.head()
+        return None if head is None else head[0]
+
+    def pop_due(self, now: datetime) -> Any:
+        """Take out the first item whose due time is at or before *now*; None if there is none."""
+        head = self.head()
+        return None if head is None or head[0] > now else self.pop()

@@ -1,0 +1,62 @@
+"""What a listener is told and what is logged: each change of a run, a task or the scheduler."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+
+from background_tasks.task import Execution
+
+__all__ = ["Change", "ChangeKind"]
+
+
+class ChangeKind(str, Enum):
+    """What changed; its ``level`` is the one it is logged at."""
+
+    level: int
+
+    def __new__(cls, value: str, level: int) -> ChangeKind:
+        """Keep *level* beside the name."""
+        self = str.__new__(cls, value)
+        self._value_ = value
+        self.level = level
+        return self
+
+    STARTED = "started", logging.INFO  # the scheduler ticks
+    STOPPED = "stopped", logging.INFO  # the scheduler was told to stop
+    TASK_ADDED = "task.added", logging.DEBUG
+    TASK_REMOVED = "task.removed", logging.DEBUG
+    TASK_QUARANTINED = "task.quarantined", logging.ERROR  # a trigger raised: it is disabled
+    RUN_RELEASED = "run.released", logging.DEBUG  # it waits for its turn
+    RUN_STARTED = "run.started", logging.DEBUG  # an attempt begins
+    RUN_OVERDUE = "run.overdue", logging.WARNING  # an attempt runs longer than its timeout
+    RUN_RETRYING = "run.retrying", logging.WARNING  # an attempt failed; the next is planned
+    RUN_SUCCEEDED = "run.succeeded", logging.INFO
+    RUN_FAILED = "run.failed", logging.ERROR
+    RUN_MISSED = "run.missed", logging.WARNING
+    RUN_DROPPED = "run.dropped", logging.WARNING
+
+    __str__ = str.__str__
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One change, with the values of that moment.
+
+    Attributes:
+        kind: What changed.
+        at: When, an aware UTC datetime.
+        task_id: The ID of the task; None for a change of the scheduler.
+        task_name: Its name, "" for a change of the scheduler.
+        execution: The run as it stood then, in an object of its own; None for other changes.
+        reason: More about it, such as the error of a trigger or the delay of a retry.
+    """
+
+    kind: ChangeKind
+    at: datetime
+    task_id: int | None = None
+    task_name: str = ""
+    execution: Execution | None = None
+    reason: str = ""

@@ -1,0 +1,204 @@
+"""What is accepted from outside, and how the rest is refused: by rule and by value."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import reprlib
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from types import CodeType, FunctionType, MethodType
+
+from background_tasks.errors import InvalidTypeError, InvalidValueError
+
+__all__ = [
+    "LONGEST_SECONDS",
+    "Duration",
+    "boolean",
+    "call",
+    "duration",
+    "error_text",
+    "instant",
+    "name_text",
+    "number",
+    "seconds",
+    "shown",
+    "text",
+    "whole",
+]
+
+Duration = int | float | timedelta
+
+_LONGEST = timedelta(days=36525)  # a hundred years: far above it datetime arithmetic overflows
+LONGEST_SECONDS = _LONGEST.total_seconds()
+_NAME_LENGTH = 200  # characters; a guess at what still fits a table or a log line
+_NOT_SYNCHRONOUS = 0x20 | 0x80 | 0x200  # inspect.CO_GENERATOR, CO_COROUTINE, CO_ASYNC_GENERATOR
+
+_brief = reprlib.Repr()
+_brief.maxstring = _brief.maxother = _brief.maxlong = 80
+
+
+def shown(value: object) -> str:
+    """Return a short repr of *value* for an error message; never raises."""
+    try:
+        return _brief.repr(value)
+    except BaseException:  # a foreign repr may raise anything, SystemExit included
+        return f"<{type(value).__name__} that cannot be shown>"
+
+
+def error_text(error: BaseException) -> str:
+    """Return the text of *error*; never raises."""
+    try:
+        return str(error)
+    except BaseException:  # a foreign __str__ may raise anything, SystemExit included
+        return f"<{type(error).__name__} that cannot be shown>"
+
+
+def number(rule: str, value: object) -> int | float:
+    """Return *value* if it is a real number, neither a bool nor NaN; *rule* names it."""
+    if type(value) is int:
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidTypeError(f"{rule} must be a number, got {shown(value)}")
+    if math.isnan(value):
+        raise InvalidValueError(f"{rule} must be a number, got {shown(value)}")
+    return value
+
+
+def seconds(rule: str, value: object, *, least: float = 0.0) -> float:
+    """Return *value* (a number of seconds or a timedelta) as float seconds.
+
+    Raises:
+        InvalidTypeError: It is neither, or a bool.
+        InvalidValueError: It is NaN, below *least* or above a hundred years.
+    """
+    if isinstance(value, timedelta):
+        length: int | float = value.total_seconds()
+    else:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise InvalidTypeError(f"{rule} must be seconds or a timedelta, got {shown(value)}")
+        length = value
+    if least <= length <= LONGEST_SECONDS:
+        return float(length)
+    bound = "at least 0" if least == 0 else f"at least {least:g}"
+    raise InvalidValueError(
+        f"{rule} must be {bound} and at most {LONGEST_SECONDS:.0f} seconds, got {shown(value)}"
+    )
+
+
+def duration(rule: str, value: object, *, least: float = 0.0) -> timedelta:
+    """Return *value* (a number of seconds or a timedelta) as a timedelta; bounds as `seconds`."""
+    length = seconds(rule, value, least=least)
+    return value if type(value) is timedelta else timedelta(seconds=length)
+
+
+def whole(rule: str, value: object, *, least: int) -> int:
+    """Return *value* if it is an int, not a bool, of at least *least*."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidTypeError(f"{rule} must be an int, got {shown(value)}")
+    if value < least:
+        raise InvalidValueError(f"{rule} must be at least {least}, got {shown(value)}")
+    return value
+
+
+def boolean(rule: str, value: object) -> bool:
+    """Return *value* if it is True or False."""
+    if value is True or value is False:
+        return value
+    raise InvalidTypeError(f"{rule} must be True or False, got {shown(value)}")
+
+
+def instant(rule: str, value: object) -> datetime:
+    """Return *value* in UTC if it is an aware datetime; naive ones are refused, not guessed at."""
+    if not isinstance(value, datetime):
+        raise InvalidTypeError(f"{rule} must be an aware datetime, got {shown(value)}")
+    if value.utcoffset() is None:
+        raise InvalidValueError(f"{rule} must have a time zone, got the naive {shown(value)}")
+    try:
+        return value.astimezone(timezone.utc)
+    except OverflowError:
+        raise InvalidValueError(f"{rule} must be a date in UTC, got {shown(value)}") from None
+
+
+def text(rule: str, value: object) -> str:
+    """Return *value* if it is a str."""
+    if not isinstance(value, str):
+        raise InvalidTypeError(f"{rule} must be a str, got {shown(value)}")
+    return value
+
+
+def name_text(rule: str, value: object) -> str:
+    """Return *value* if it can stand in a log line: a str of 1 to 200 printable characters."""
+    name = text(rule, value)
+    if not name or len(name) > _NAME_LENGTH or not name.isprintable():
+        raise InvalidValueError(
+            f"{rule} must be 1 to {_NAME_LENGTH} printable characters, got {shown(name)}"
+        )
+    return name
+
+
+def call(function: object, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+    """Refuse a *function* that is not one, is not synchronous or does not take the arguments.
+
+    A callable that says nothing about its parameters, as some builtins, is taken on trust.
+
+    Raises:
+        InvalidTypeError: As above; it says which.
+    """
+    if not callable(function):
+        raise InvalidTypeError(f"function must be callable, got {shown(function)}")
+    code = _plain_code(function)
+    plain = code is not None and not code.co_flags & _NOT_SYNCHRONOUS and not args and not kwargs
+    if plain and code is not None and _required(function, code) == 0:
+        return  # the common case without inspect, which costs ten times all the other checks
+    _check_synchronous(function)
+    _check_arguments(function, args, kwargs)
+
+
+def _plain_code(function: object) -> CodeType | None:
+    """Return the code of a plain function or bound method, None for any other callable."""
+    if type(function) is MethodType:
+        function = function.__func__
+    return function.__code__ if type(function) is FunctionType else None
+
+
+def _required(function: Callable[..., object], code: CodeType) -> int:
+    """Return how many arguments a call of this plain function or method cannot leave out."""
+    bound = type(function) is MethodType
+    plain = function.__func__ if bound else function  # type: ignore[attr-defined]
+    defaults = plain.__defaults__ or ()
+    if code.co_kwonlyargcount:
+        return 1  # some may be required: let inspect.signature see
+    return max(0, code.co_argcount - bound - len(defaults))
+
+
+def _check_synchronous(function: Callable[..., object]) -> None:
+    bare: object = function
+    while isinstance(bare, functools.partial):
+        bare = bare.func
+    for each in (bare, type(bare).__call__):
+        if inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each):
+            raise InvalidTypeError(
+                f"function must be synchronous, got the coroutine function {shown(function)}"
+            )
+        if inspect.isgeneratorfunction(each):
+            raise InvalidTypeError(
+                f"function must return when it is done, got the generator function"
+                f" {shown(function)}"
+            )
+
+
+def _check_arguments(
+    function: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]
+) -> None:
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return  # a builtin that tells nothing about its parameters
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise InvalidTypeError(
+            f"function {shown(function)} must take args and kwargs: {error}"
+        ) from None

@@ -1,0 +1,45 @@
+"""The only two readers of time: the wall clock for *when*, the monotonic one for *how long*.
+
+Both look their source up at each call, so that freezegun and time-machine are obeyed.
+"""
+
+from __future__ import annotations
+
+import datetime
+import time
+
+__all__ = ["monotonic", "utc_now"]
+
+_UTC = datetime.timezone.utc
+_READS = 100  # a guess: the race below was never seen to last two reads
+
+
+def utc_now() -> datetime.datetime:
+    """Return the wall time as an aware UTC datetime.
+
+    freezegun takes its list of frozen times down while another thread may be reading it, and the
+    reader gets an IndexError; the next read is right, so it is read again.
+    """
+    for _ in range(_READS):
+        try:
+            return datetime.datetime.now(_UTC)
+        except IndexError:  # noqa: PERF203 - in a loop only to be tried again
+            continue
+    return datetime.datetime.now(_UTC)
+
+
+if hasattr(time, "CLOCK_MONOTONIC"):
+
+    def monotonic() -> float:
+        """Return seconds from an unknown start, for durations; real also while time is frozen.
+
+        ``time.clock_gettime`` is left alone by the libraries that freeze time, whereas their
+        ``time.monotonic`` is real or frozen by the depth of the caller's stack.
+        """
+        return time.clock_gettime(time.CLOCK_MONOTONIC)
+
+else:  # pragma: no cover - platforms without clock_gettime, such as Windows
+
+    def monotonic() -> float:
+        """Return seconds from an unknown start, for durations."""
+        return time.monotonic()

@@ -1,0 +1,73 @@
+"""The errors this library raises, all below one base.
+
+::
+
+    BackgroundTasksError
+    ├── InvalidValueError      (ValueError)   a value breaks a rule
+    │   ├── CronExpressionError               a cron expression cannot be used
+    │   └── AlreadyAddedError                 a task or trigger belongs to somebody already
+    ├── InvalidTypeError       (TypeError)    a value is of the wrong kind
+    ├── TaskNotFoundError      (LookupError)  no task has that ID
+    └── MissingExtraError      (ImportError)  an optional dependency is not installed
+
+Each is also the builtin a caller would expect, so ``except ValueError`` works too. An error of
+a task's own function is never raised here: it is recorded on the task's Execution.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AlreadyAddedError",
+    "BackgroundTasksError",
+    "CronExpressionError",
+    "InvalidTypeError",
+    "InvalidValueError",
+    "MissingExtraError",
+    "TaskNotFoundError",
+]
+
+
+class BackgroundTasksError(Exception):
+    """The base of every error of this library."""
+
+
+class InvalidValueError(BackgroundTasksError, ValueError):
+    """A value breaks a rule; the message names the rule and the value."""
+
+
+class InvalidTypeError(BackgroundTasksError, TypeError):
+    """A value is of the wrong kind; the message names what was expected and what came."""
+
+
+class CronExpressionError(InvalidValueError):
+    """A cron expression is malformed, impossible or in an unknown time zone.
+
+    Attributes:
+        expression: The expression as it was written.
+    """
+
+    def __init__(self, message: str, *, expression: str) -> None:
+        """Keep *expression* beside the message."""
+        super().__init__(message)
+        self.expression = expression
+
+
+class AlreadyAddedError(InvalidValueError):
+    """A task or trigger is given a second time; each belongs to one owner for good."""
+
+
+class TaskNotFoundError(BackgroundTasksError, LookupError):
+    """No task has the ID that was asked for.
+
+    Attributes:
+        task_id: The ID that was asked for, or None for a task that has none yet.
+    """
+
+    def __init__(self, message: str, *, task_id: int | None = None) -> None:
+        """Keep *task_id* beside the message."""
+        super().__init__(message)
+        self.task_id = task_id
+
+
+class MissingExtraError(BackgroundTasksError, ImportError):
+    """An optional dependency is not installed; the message says what to install."""

@@ -1,0 +1,81 @@
+"""The library's logger, and JSON lines for applications that ask for them.
+
+On import nothing is configured: the logger ``background_tasks`` has a NullHandler and no level.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from typing import TYPE_CHECKING, Any, TextIO
+
+from background_tasks.checks import shown
+from background_tasks.errors import InvalidTypeError, InvalidValueError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["configure_logging", "log", "logger"]
+
+logger = logging.getLogger("background_tasks")
+logger.addHandler(logging.NullHandler())
+
+_FORMAT = ["levelname", "name", "threadName", "message"]
+_RENAMED = {"levelname": "severity_text", "name": "logger", "threadName": "thread.name"}
+
+
+def log(level: int, message: str, fields: Mapping[str, object]) -> None:
+    """Log a constant *message* with *fields*; never raises, whatever a handler or filter does."""
+    with contextlib.suppress(Exception):  # there is nowhere left to report it to
+        logger.log(level, message, extra=fields)
+
+
+def configure_logging(
+    *, level: int | str = logging.INFO, stream: TextIO | None = None
+) -> logging.Handler:
+    """Write the library's log as JSON lines, one an event; for applications, not for libraries.
+
+    Called again it replaces what it installed before; the handlers of others are left alone, and
+    lines still go to them too.
+
+    Args:
+        level: From which level on, a number or a name such as "DEBUG".
+        stream: Where to; standard error by default.
+
+    Returns:
+        The handler, so that it can be changed or removed.
+
+    Raises:
+        ValueError: No level has that name.
+        TypeError: *level* is neither a number nor a name, or *stream* cannot be written to.
+    """
+    number = _level(level)
+    out = sys.stderr if stream is None else stream
+    if not callable(getattr(out, "write", None)):
+        raise InvalidTypeError(f"stream must have a write method, got {shown(stream)}")
+    from pythonjsonlogger.json import JsonFormatter  # optional at import: it costs 10 ms
+
+    handler: logging.StreamHandler[Any] = logging.StreamHandler(out)
+    handler.set_name(_HANDLER)
+    handler.setFormatter(
+        JsonFormatter(_FORMAT, rename_fields=_RENAMED, timestamp=True, json_default=shown)
+    )
+    for installed in list(logger.handlers):
+        if installed.get_name() == _HANDLER:
+            logger.removeHandler(installed)
+    logger.addHandler(handler)
+    logger.setLevel(number)
+    return handler
+
+
+_HANDLER = "background_tasks.json"
+
+
+def _level(level: object) -> int:
+    if isinstance(level, bool) or not isinstance(level, (int, str)):
+        raise InvalidTypeError(f"level must be a number or a name, got {shown(level)}")
+    number = logging.getLevelName(level.upper()) if isinstance(level, str) else level
+    if not isinstance(number, int) or number < 0:
+        raise InvalidValueError(f"level must be that of a log record, got {shown(level)}")
+    return number

@@ -1,0 +1,158 @@
+"""The bounded ThreadPoolExecutor that runs the slots, with daemon workers.
+
+The stock executor joins its threads when the interpreter exits, so a task that never returns
+would keep the process for ever; a ``submit`` that cannot start a thread leaves the work queued
+all the same, to run a second time later. Here workers are daemons, and a worker is started before
+the work is queued. Only public methods are overridden.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import Empty
+from typing import Any, ParamSpec, TypeVar
+
+from background_tasks.primitives import REAL, Primitives
+
+__all__ = ["DaemonPool"]
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_Work = tuple[Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+
+class DaemonPool(ThreadPoolExecutor):
+    """At most *max_workers* daemon threads, started when needed and kept until `shutdown`."""
+
+    # Locking
+    #   _hiring guards _threads and _is_shut_down; held to start a thread, never while work runs.
+    #   _idle holds a token for each worker that waits for work and is not promised any; it is
+    #   appended to and popped from only, which is atomic, so `hand_over` needs no lock.
+    def __init__(
+        self, max_workers: int, thread_name_prefix: str = "", primitives: Primitives = REAL
+    ) -> None:
+        """Start no thread yet."""
+        super().__init__(max_workers, thread_name_prefix)
+        self._size = max_workers
+        self._name = thread_name_prefix
+        self._primitives = primitives
+        self._work: Any = primitives.queue()
+        self._idle: deque[None] = deque()
+        self._hiring = primitives.lock()
+        self._workers: list[Any] = []
+        self._is_shut_down = False
+        weakref.finalize(self, self._work.put, None).atexit = False
+
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+        """Have a worker call ``fn(*args, **kwargs)``; does not wait for it.
+
+        Raises:
+            RuntimeError: It was shut down; or no thread can be started and none is there. Then
+                the work is not queued.
+        """
+        future: Future[_T] = Future()
+        if not self._promise():
+            self._hire()
+        self._work.put((future, fn, args, kwargs))
+        return future
+
+    def hand_over(self, fn: Callable[[], object]) -> bool:
+        """Have an idle worker call *fn*; False when there is none.
+
+        Takes no lock and starts no thread, so it may be called in a signal handler.
+        """
+        if not self._promise():
+            return False
+        self._work.put((Future(), fn, (), {}))
+        return True
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Let the workers go home once the queue is empty; with *wait*, until they have."""
+        with self._hiring:
+            self._is_shut_down = True
+        if cancel_futures:
+            self._cancel_queued()
+        self._work.put(None)
+        super().shutdown(wait=False)
+        if wait:
+            self.join(None)
+
+    def join(self, timeout: float | None) -> bool:
+        """Wait for the workers to end, but for the calling one; return whether they have."""
+        monotonic, me = self._primitives.monotonic, self._primitives.get_ident()
+        end = None if timeout is None else monotonic() + timeout
+        with self._hiring:
+            workers = [worker for worker in self._workers if worker.ident != me]
+        for worker in workers:
+            worker.join(None if end is None else max(0.0, end - monotonic()))
+        return not any(worker.is_alive() for worker in workers)
+
+    def _promise(self) -> bool:
+        """Reserve an idle worker for the work that the caller queues next."""
+        if self._is_shut_down:
+            return False
+        try:
+            self._idle.pop()
+        except IndexError:
+            return False
+        return True
+
+    def _hire(self) -> None:
+        """Start one worker more, if there may be one more."""
+        with self._hiring:
+            if self._is_shut_down:
+                raise RuntimeError("the pool was shut down")
+            if len(self._workers) >= self._size:
+                return
+            worker = self._primitives.thread(
+                target=_work,
+                args=(self._work, self._idle),
+                name=f"{self._name}-{len(self._workers)}",
+                daemon=True,
+            )
+            try:
+                worker.start()
+            except RuntimeError:  # can't start new thread
+                if not self._workers:
+                    raise
+            else:
+                self._workers.append(worker)
+
+    def _cancel_queued(self) -> None:
+        while not self._work.empty():
+            work: _Work | None = self._work.get()
+            if work is not None:
+                work[0].cancel()
+
+
+def _work(queue: Any, idle: deque[None]) -> None:
+    """Call what comes out of *queue* until None does; leave that for the next worker.
+
+    Knows the pool's queue only, not the pool, so that a pool nobody refers to can go.
+    """
+    work: _Work | None = queue.get()
+    while work is not None:
+        _call(*work)
+        work = None  # or an idle worker would keep the last arguments alive
+        try:
+            work = queue.get(False)
+        except Empty:
+            idle.append(None)
+            work = queue.get()
+    queue.put(None)
+
+
+def _call(
+    future: Future[Any], fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(fn(*args, **kwargs))
+    except BaseException as error:
+        future.set_exception(error)
+        # The exception's frames refer to this frame's `future`, and it to them.
+        del future

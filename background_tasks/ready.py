@@ -1,0 +1,57 @@
+"""Who runs next: the released runs that may start, best first; no lock, thread or clock.
+
+The key of a run never changes while it waits: ``stamp - aging * priority``, smallest first, ties
+in the order they were put in. *stamp* is when the run could first have started. So a run with one
+point of priority more goes before those that could have started up to *aging* seconds earlier, and
+a run of low priority is not passed for ever: it is passed by those of higher priority that could
+start less than ``aging * (difference)`` seconds after it, and by no others. ``aging=0`` is first
+come first served, ``math.inf`` strict priority.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from datetime import datetime, timedelta, timezone
+
+from background_tasks.heap import Entry, Heap
+
+__all__ = ["Ready"]
+
+_EPOCH = datetime(2000, 1, 1, tzinfo=timezone.utc)
+_SECOND = timedelta(seconds=1)
+
+
+class Ready(Heap):
+    """Runs in dispatch order; an entry is ``[key, sequence, run]``."""
+
+    __slots__ = ("_aging", "_latest")
+
+    def __init__(self, aging: float) -> None:
+        """Start empty; *aging* is seconds a point of priority, 0 to infinity."""
+        super().__init__()
+        self._aging = aging
+        self._latest = -math.inf
+
+    def stamp(self, now: datetime) -> float:
+        """Return *now* as a stamp, seconds; never below an earlier one.
+
+        So a clock set back does not put what comes later in front.
+        """
+        stamp = (now - _EPOCH) / _SECOND
+        if stamp < self._latest:
+            return self._latest
+        self._latest = stamp
+        return stamp
+
+    def push(self, stamp: float, priority: int, run: object) -> Entry:
+        """Put *run* in; return its entry, for `cancel`."""
+        self._sequence += 1
+        entry = [self._key(stamp, priority), self._sequence, run]
+        heapq.heappush(self._heap, entry)
+        return entry
+
+    def _key(self, stamp: float, priority: int) -> object:
+        if self._aging == math.inf:  # inf * 0 is NaN
+            return -priority, stamp
+        return stamp - self._aging * priority

@@ -1,0 +1,144 @@
+"""Tells changes, in the order they were made, to the log and to the listeners; under no lock.
+
+Whoever leaves the scheduler's lock calls `tell`. One thread at a time tells; another one that
+comes meanwhile leaves its changes to it, so the order holds and nobody waits.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from background_tasks.checks import error_text, shown
+from background_tasks.errors import InvalidTypeError
+from background_tasks.logger import log, logger
+from background_tasks.task import Execution
+
+if TYPE_CHECKING:
+    from background_tasks.changes import Change
+    from background_tasks.primitives import Primitives
+
+__all__ = ["Reporter"]
+
+_EVERYTHING = 0
+_LISTENER_FAILED = 40  # logging.ERROR
+
+
+class Reporter:
+    """The log and the listeners of one scheduler."""
+
+    # _telling is only ever tried, never waited for, so its place among other locks is free.
+    def __init__(self, changes: deque[Change], primitives: Primitives) -> None:
+        """Tell what is put into *changes*."""
+        self._changes = changes
+        self._telling = primitives.lock()
+        self._teller: int | None = None  # the thread that holds _telling
+        self._get_ident = primitives.get_ident
+        self._listeners: tuple[Callable[[Change], object], ...] = ()  # replaced, never changed
+
+    def add(self, listener: Callable[[Change], object]) -> Callable[[], None]:
+        """Tell *listener* from now on; return a function that ends that."""
+        if not callable(listener):
+            raise InvalidTypeError(f"a listener must be callable, got {shown(listener)}")
+        self._listeners = (*self._listeners, listener)
+
+        def remove() -> None:
+            self._listeners = tuple(kept for kept in self._listeners if kept is not listener)
+
+        return remove
+
+    @property
+    def level(self) -> int:
+        """The level below which nobody wants to be told."""
+        return _EVERYTHING if self._listeners else logger.getEffectiveLevel()
+
+    @property
+    def is_busy(self) -> bool:
+        """True while there is something that another thread has yet to tell, or is telling."""
+        if self._teller == self._get_ident():
+            return False  # a listener asks: it would wait for itself
+        return bool(self._changes) or self._teller is not None
+
+    def tell(self) -> None:
+        """Tell all there is to tell, unless another thread is at it."""
+        while self._changes and self._telling.acquire(blocking=False):
+            self._teller = self._get_ident()
+            try:
+                self._tell_all()
+            finally:
+                self._teller = None
+                self._telling.release()
+
+    def _tell_all(self) -> None:
+        while self._changes:
+            change = self._changes.popleft()
+            _log(change)
+            for listener in self._listeners:
+                _call(listener, change)
+
+
+def _call(listener: Callable[[Change], object], change: Change) -> None:
+    try:
+        listener(change)
+    except BaseException as error:  # SystemExit included: the run is unharmed
+        _log_failure(change, listener, error)
+
+
+def _log(change: Change) -> None:
+    if logger.isEnabledFor(change.kind.level):
+        log(change.kind.level, _message(change), _fields(change))
+
+
+def _message(change: Change) -> str:
+    subject, _, verb = change.kind.value.rpartition(".")
+    return f"{subject or 'scheduler'} {verb}"
+
+
+def _fields(change: Change) -> dict[str, object]:
+    """Return the stable fields of a log line; never the arguments, the event or the results."""
+    fields: dict[str, object] = {"event.name": f"background_tasks.{change.kind.value}"}
+    if change.task_id is not None:
+        fields["background_tasks.task.id"] = change.task_id
+        fields["background_tasks.task.name"] = change.task_name
+    if change.execution is not None:
+        fields.update(_run_fields(change.execution))
+    if change.reason:
+        fields["background_tasks.reason"] = change.reason
+    return fields
+
+
+def _run_fields(execution: Execution) -> dict[str, object]:
+    fields: dict[str, object] = {
+        "background_tasks.run.id": execution.id,
+        "background_tasks.run.status": execution.status.value,
+        "background_tasks.run.attempt": execution.attempts,
+        "background_tasks.run.lateness_s": round(execution.lateness, 6),
+    }
+    if execution.scheduled_at is not None:
+        fields["background_tasks.run.scheduled_at"] = execution.scheduled_at.isoformat()
+    if execution.started_at is not None:
+        fields["background_tasks.run.queue_time_s"] = round(execution.queue_time, 6)
+    if execution.ended_at is not None:
+        fields["background_tasks.run.duration_s"] = round(execution.resources.wall, 6)
+        fields["background_tasks.run.cpu_s"] = round(execution.resources.cpu, 6)
+    if execution.missed:
+        fields["background_tasks.run.missed"] = execution.missed
+    if execution.error:
+        kind, _, message = execution.error.partition(": ")
+        fields["exception.type"] = kind
+        fields["exception.message"] = message
+        fields["exception.stacktrace"] = execution.traceback
+    return fields
+
+
+def _log_failure(change: Change, listener: object, error: BaseException) -> None:
+    name = getattr(listener, "__qualname__", type(listener).__name__)
+    fields = {
+        **_fields(change),
+        "event.name": "background_tasks.listener.failed",
+        "background_tasks.listener": str(name),
+        "exception.type": type(error).__qualname__,
+        "exception.message": error_text(error),
+    }
+    log(_LISTENER_FAILED, "listener failed", fields)

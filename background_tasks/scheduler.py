@@ -1,0 +1,987 @@
+"""`Scheduler`: the one ticking thread, the one lock, the pool and the lifecycle.
+
+The decisions are the engine's; here they meet threads and clocks. Three threads act on a
+scheduler: its own, which releases what is due; the pool's, each of which holds a slot and runs
+what is ready, best first, until nothing is; and the callers of its methods.
+"""
+
+from __future__ import annotations
+
+import atexit
+import heapq
+import math
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+from itertools import islice
+from operator import itemgetter
+from typing import Any, TypeVar
+
+from background_tasks import checks
+from background_tasks.changes import Change, ChangeKind
+from background_tasks.checks import Duration
+from background_tasks.engine import Arm, Engine, Run, Stats, TaskState
+from background_tasks.errors import (
+    AlreadyAddedError,
+    InvalidTypeError,
+    InvalidValueError,
+    TaskNotFoundError,
+)
+from background_tasks.logger import log
+from background_tasks.pool import DaemonPool
+from background_tasks.primitives import REAL, Primitives
+from background_tasks.reporter import Reporter
+from background_tasks.runner import attempt
+from background_tasks.task import Execution, RetryPolicy, Task
+from background_tasks.trigger import (
+    EventTrigger,
+    OneTimeTrigger,
+    PeriodicTrigger,
+    TimedTrigger,
+    Trigger,
+)
+
+__all__ = ["Scheduler", "Upcoming"]
+
+_F = TypeVar("_F", bound=Callable[..., object])
+_BATCH = 64  # due times released in one hold of the lock: about 0.3 ms
+_FROZEN_PAUSE = 0.02  # seconds; the least wait while the wall clock stands still
+_ERROR = 40  # logging.ERROR
+
+
+class _State(Enum):
+    NEW = "new"  # never started: run_tasks dispatches, no thread ticks
+    RUNNING = "running"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upcoming:
+    """One entry of ``Scheduler.upcoming``: a run that is to come.
+
+    Attributes:
+        at: When it is due, an aware UTC datetime.
+        task_id: The ID of its task.
+        task_name: The name of its task.
+        is_retry: Whether it is the next attempt of a run that failed.
+        reason: Why it will not run then as things stand: "disabled", "stopped" or "not started";
+            "" when it will.
+    """
+
+    at: datetime
+    task_id: int
+    task_name: str
+    is_retry: bool = False
+    reason: str = ""
+
+
+class _Ticker:
+    """One life of the scheduler thread, from a start to a stop."""
+
+    def __init__(self, primitives: Primitives, work: Callable[[_Ticker], None], name: str) -> None:
+        self.timer = primitives.event()  # set to end its wait; only under the scheduler's lock
+        self.until: datetime | None = None  # what it waits for; None: it does not wait
+        self.is_over = False
+        self.thread = primitives.thread(target=work, args=(self,), name=name, daemon=True)
+
+
+class Scheduler:
+    """Runs tasks when their triggers say so, at most *max_running_tasks* at a time.
+
+    ``with Scheduler(4) as s:`` starts it, and stops it and waits at the end. Every method may be
+    called from any thread, from inside a task, a listener or a trigger too.
+    """
+
+    # Locking
+    #   _lock, a plain Lock, guards _engine (with `tasks` and `running`), _state, _ticker, _pool,
+    #   _waiters and _busy. Held for bookkeeping only: never while calling a task, a trigger of
+    #   the user's, a listener or the logger, never while waiting. It is let go through _unlock
+    #   only, which then looks at events that were fired meanwhile.
+    #   The order, outer first: _lock; the locks inside events, queues and CronSchedules.
+    def __init__(
+        self,
+        max_running_tasks: int,
+        *,
+        tick_interval: Duration = 1.0,
+        aging: float = 5.0,
+        executor: Executor | None = None,
+        exit_grace: Duration = 5.0,
+        _primitives: Primitives = REAL,
+    ) -> None:
+        """Make one; nothing runs before `start`, but for what `run_tasks` dispatches.
+
+        Args:
+            max_running_tasks: How many runs at once, at least 1.
+            tick_interval: Seconds between two looks at triggers that know no due time, and the
+                longest wait before a changed clock is noticed; at least 0.001.
+            aging: How many seconds of waiting weigh as much as one point of priority; 0 is first
+                come first served, ``math.inf`` strict priority.
+            executor: Where functions are called: any ``concurrent.futures.Executor``. None is
+                this scheduler's own threads. It is not shut down.
+            exit_grace: How long the end of the process waits for running tasks.
+
+        Raises:
+            ValueError: A value breaks a rule.
+            TypeError: A value is of the wrong kind.
+        """
+        self._max = checks.whole("max_running_tasks", max_running_tasks, least=1)
+        self._tick = checks.duration("tick_interval", tick_interval, least=0.001)
+        self._exit_grace = checks.seconds("exit_grace", exit_grace)
+        if executor is not None and not callable(getattr(executor, "submit", None)):
+            raise InvalidTypeError(
+                f"executor must be a concurrent.futures.Executor, got {checks.shown(executor)}"
+            )
+        self._executor = executor
+        self._primitives = _primitives
+        self._lock = _primitives.lock()
+        self._engine = Engine(  # guarded by _lock, but for `ring` and reading `rung`
+            max_running_tasks=self._max, aging=_aging(aging), on_time=self._tick
+        )
+        self._reporter = Reporter(self._engine.changes, _primitives)
+        self._engine.level = self._reporter.level
+        self._state = _State.NEW  # guarded by _lock
+        self._ticker: _Ticker | None = None  # guarded by _lock
+        self._pool: DaemonPool | None = None  # guarded by _lock; None until needed
+        self._waiters: list[Any] = []  # guarded by _lock; events of threads that wait for us
+        self._busy: dict[int, int] = {}  # guarded by _lock; thread -> runs it is inside of
+        self._exempt = 0  # guarded by _lock; runs whose thread waits for the others
+        _schedulers.add(self)
+
+    # The registry
+
+    @property
+    def max_running_tasks(self) -> int:
+        """How many runs at once."""
+        return self._max
+
+    @property
+    def last_task_id(self) -> int:
+        """The ID that was given last; -1 before the first."""
+        return self._engine.last_task_id
+
+    @property
+    def tasks(self) -> dict[int, Task]:
+        """The registered tasks by ID: a snapshot, changing it changes nothing."""
+        self._acquire()
+        try:
+            return {task_id: state.task for task_id, state in self._engine.states.items()}
+        finally:
+            self._unlock()
+
+    @property
+    def running(self) -> dict[int, list[Execution]]:
+        """Copies of the executions that have started and not ended, by task ID: a snapshot.
+
+        One whose ``status`` is RETRYING waits for its next attempt and holds no slot.
+        """
+        found: dict[int, list[Execution]] = {}
+        self._acquire()
+        try:
+            for run in self._engine.live.values():
+                found.setdefault(run.execution.task_id, []).append(run.execution.copy())
+        finally:
+            self._unlock()
+        return found
+
+    def add_task(self, task: Task) -> Task:
+        """Register *task*: give it the next ID, from 0 on, and arm its triggers.
+
+        Works before and after `start`, also while stopped. Returns the same Task.
+
+        Raises:
+            ValueError: It was added before, here or to another scheduler.
+            TypeError: It is not a Task.
+        """
+        if not isinstance(task, Task):
+            raise InvalidTypeError(f"task must be a Task, got {checks.shown(task)}")
+        self._acquire()
+        try:
+            if task._owner is not None:
+                raise AlreadyAddedError(f"a task can be added once, got {task!r} again")
+            now = self._primitives.utc_now()
+            task._owner = self
+            state = self._engine.add(task, now)
+            for arm in state.arms:
+                if isinstance(arm.trigger, EventTrigger):
+                    arm.trigger.bind(_Bell(self, arm))
+                    if arm.trigger.waiting:  # fired before it knew whom to tell
+                        self._engine.ring(arm)
+            custom = self._engine.custom_arms([state])
+        finally:
+            self._unlock()
+        self._rearm(custom)
+        return task
+
+    def remove_task(self, task_id: int) -> None:
+        """Take a task out: what waits of it is dropped, what runs finishes and is recorded.
+
+        Nothing brings it back. An ID that is already gone: nothing happens.
+
+        Raises:
+            TaskNotFoundError: No task ever had that ID.
+        """
+        self._acquire()
+        try:
+            if self._known(task_id) is not None:
+                self._engine.remove(task_id, self._primitives.utc_now())
+            self._notify()
+        finally:
+            self._unlock()
+
+    def get_task(self, task_id: int) -> Task:
+        """Return the task with that ID.
+
+        Raises:
+            TaskNotFoundError: There is none, or none any more.
+        """
+        self._acquire()
+        try:
+            return self._registered(task_id).task
+        finally:
+            self._unlock()
+
+    def task(
+        self,
+        name: str | None = None,
+        *,
+        interval: Duration | None = None,
+        cron_expr: str | None = None,
+        timezone: str = "UTC",
+        delay: Duration | None = None,
+        triggers: Iterable[Trigger] = (),
+        description: str | None = None,
+        args: Iterable[object] = (),
+        kwargs: Mapping[str, object] = {},
+        retry_policy: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
+        enabled: bool = True,
+        priority: int = 0,
+        max_instances: int = 1,
+        missed: str = "once",
+        misfire_grace: Duration | None = None,
+        timeout: Duration | None = None,
+        history: int = 100,
+        keep_results: bool = True,
+    ) -> Callable[[_F], _F]:
+        """Add the decorated function as a task: `add_task` as a decorator.
+
+        *interval* or *cron_expr* (with *timezone*) make a PeriodicTrigger, *delay* a
+        OneTimeTrigger, beside *triggers*. *name* is the function's own by default, *description*
+        the first line of its docstring; the rest is as for `Task`. The function is returned
+        unchanged.
+
+        Raises:
+            ValueError: A value breaks a rule.
+            TypeError: A value is of the wrong kind.
+        """
+        wanted = list(triggers)
+        if interval is not None or cron_expr is not None:
+            wanted.append(PeriodicTrigger(interval, cron_expr, timezone=timezone))
+        if delay is not None:
+            wanted.append(OneTimeTrigger(delay))
+
+        def add(function: _F) -> _F:
+            own_name = getattr(function, "__name__", type(function).__name__)
+            self.add_task(
+                Task(
+                    own_name if name is None else name,
+                    function,
+                    description=_summary(function) if description is None else description,
+                    triggers=wanted,
+                    args=args,
+                    kwargs=kwargs,
+                    retry_policy=retry_policy,
+                    enabled=enabled,
+                    priority=priority,
+                    max_instances=max_instances,
+                    missed=missed,
+                    misfire_grace=misfire_grace,
+                    timeout=timeout,
+                    history=history,
+                    keep_results=keep_results,
+                )
+            )
+            return function
+
+        return add
+
+    # The lifecycle
+
+    def start(self) -> None:
+        """Arm all triggers anew and begin ticking. Does nothing while running; does not block.
+
+        After a stop, pending runs, retries and spent one-shots stay as they were.
+
+        Raises:
+            RuntimeError: The system gives no thread; the scheduler is as it was.
+        """
+        self._begin(arm=True)
+
+    def resume(self) -> None:
+        """Go on after a stop, with triggers, pending runs and history as they were.
+
+        What became due meanwhile is missed, and handled as each task's ``missed`` says. Does
+        nothing while running; does not block.
+
+        Raises:
+            RuntimeError: The system gives no thread; the scheduler is as it was.
+        """
+        self._begin(arm=False)
+
+    def stop(self, timeout: Duration | None = None) -> bool:
+        """End dispatch at once, let running tasks finish, and say whether they did.
+
+        Blocks until no task runs, at most *timeout* seconds; None waits for ever. Called inside
+        a task it waits for the other tasks and returns False. Twice is fine.
+
+        Raises:
+            ValueError: *timeout* is negative or NaN.
+        """
+        wait = None if timeout is None else checks.seconds("timeout", timeout)
+        end = None if wait is None else self._primitives.monotonic() + wait
+        self._acquire()
+        try:
+            ticker, self._ticker = self._ticker, None
+            pool, self._pool = self._pool, None
+            if self._state is not _State.STOPPED:
+                self._state = _State.STOPPED
+                self._engine.is_paused = True
+                self._engine.note(ChangeKind.STOPPED, self._primitives.utc_now())
+            if ticker is not None:
+                ticker.is_over = True
+                ticker.timer.set()
+            self._notify()
+        finally:
+            self._unlock()
+        if pool is not None:
+            pool.shutdown(wait=False)
+        if not self._wait_until(self._nothing_runs, end):
+            return False
+        if self._primitives.get_ident() in self._busy:
+            return False  # the caller's own run goes on
+        self._join(ticker, pool, end)
+        return True
+
+    def __enter__(self) -> Scheduler:
+        """Start."""
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Stop, and wait for running tasks."""
+        self.stop()
+
+    # Running
+
+    def run_tasks(self) -> int:
+        """Do one tick, now, in the calling thread: release and dispatch what is due.
+
+        Returns how many runs were released. Does not wait for them, see `wait_idle`. Works on a
+        scheduler that was never started, too; returns 0 on a stopped one.
+        """
+        return self._tick_once(poll=True)
+
+    def run_task(self, task_id: int, event: object = None) -> Execution:
+        """Run a task now, in the calling thread, retries and their delays included.
+
+        Needs neither a slot nor a free instance, and runs a disabled task, too. *event* is the
+        Execution's. Blocks until the run has ended; what the function raises is recorded on the
+        Execution that is returned, not raised.
+
+        Raises:
+            TaskNotFoundError: There is no task with that ID, or none any more.
+        """
+        self._acquire()
+        try:
+            state = self._registered(task_id)
+            run = self._engine.take_inline(state, event, self._primitives.utc_now())
+            self._enter_run()
+        finally:
+            self._unlock()
+        while True:
+            outcome = attempt(run.execution, state.task, self._executor, self._primitives)
+            self._acquire()
+            try:
+                self._leave_run()
+                self._engine.finish(run, outcome)
+                claimed = self._claim()
+            finally:
+                self._unlock()
+            self._hand_to_pool(claimed)
+            if outcome.retry_after is None or not self._retry_inline(run, outcome.retry_after):
+                return run.execution
+
+    def release_task(self, task_id: int, event: object = None) -> None:
+        """Ask for a run of a task: it is released now and takes its turn as any other run.
+
+        *event* is the Execution's. Does not block.
+
+        Raises:
+            TaskNotFoundError: There is no task with that ID, or none any more.
+        """
+        self._acquire()
+        try:
+            state = self._registered(task_id)
+            self._engine.request(state, event, self._primitives.utc_now())
+            claimed = self._claim() if self._state is _State.RUNNING else 0
+        finally:
+            self._unlock()
+        self._hand_to_pool(claimed)
+
+    def running_tasks_count(self) -> int:
+        """Return how many runs have their function called right now."""
+        return self._engine.running
+
+    def wait_idle(self, timeout: Duration | None = None) -> bool:
+        """Wait until nothing runs, waits or is overdue; return whether that came about.
+
+        Waits for runs that are pending or wait for a retry and for listeners being told, too;
+        not for what waits of disabled tasks or while stopped. Inside a task its own run does not
+        count. With frozen time a retry comes due only when time is moved: give a *timeout*.
+
+        Raises:
+            ValueError: *timeout* is negative or NaN.
+        """
+        wait = None if timeout is None else checks.seconds("timeout", timeout)
+        end = None if wait is None else self._primitives.monotonic() + wait
+        return self._wait_until(self._is_idle, end)
+
+    # Looking
+
+    def upcoming(self, n: int = 10) -> list[Upcoming]:
+        """Return the next *n* runs that timers and retries will make, soonest first.
+
+        Jitter that is not drawn yet is left out.
+
+        Raises:
+            ValueError: *n* is negative.
+        """
+        checks.whole("n", n, least=0)
+        self._acquire()
+        try:
+            first = self._engine.first_due(n)
+            state = self._state
+        finally:
+            self._unlock()
+        fires = (_fires(due, task, trigger) for due, task, trigger in first)
+        soonest = islice(heapq.merge(*fires, key=itemgetter(0)), n)
+        return [
+            Upcoming(
+                at=at,
+                task_id=task.id,
+                task_name=task.name,
+                is_retry=is_retry,
+                reason=_obstacle(task, state),
+            )
+            for at, task, is_retry in soonest
+        ]
+
+    def stats(self) -> Stats:
+        """Return the counters: removed tasks stay in the sums."""
+        self._acquire()
+        try:
+            return self._engine.stats()
+        finally:
+            self._unlock()
+
+    def add_listener(self, listener: Callable[[Change], object]) -> Callable[[], None]:
+        """Have *listener* called with each Change from now on; return a function that ends that.
+
+        It is called with no lock held, in the order of the changes and by one thread at a time:
+        whichever made a change, so be quick. What it raises is logged and harms nobody.
+
+        Raises:
+            TypeError: *listener* is not callable.
+        """
+        remove = self._reporter.add(listener)
+        self._refresh_level()
+
+        def end() -> None:
+            remove()
+            self._refresh_level()
+
+        return end
+
+    def __repr__(self) -> str:
+        """Say what state it is in and how much there is to do."""
+        stats = self.stats()
+        return (
+            f"<Scheduler {self._state.value}: {stats.tasks} tasks, {stats.running} of {self._max}"
+            f" running, {stats.pending} pending>"
+        )
+
+    # What a Task asks of us
+
+    def change_task(self, task: Task, field: str, value: Any) -> None:
+        """Set ``enabled`` or ``priority`` of a task; `Task` calls this."""
+        self._acquire()
+        try:
+            state = self._engine.states.get(task.id)
+            now = self._primitives.utc_now()
+            if state is None:
+                setattr(task, f"_{field}", value)  # it was removed
+            elif field == "enabled":
+                self._engine.set_enabled(state, value, now)
+            else:
+                self._engine.set_priority(state, value, now)
+            claimed = self._claim() if self._state is _State.RUNNING else 0
+            self._notify()
+        finally:
+            self._unlock()
+        self._hand_to_pool(claimed)
+
+    def history_of(self, task: Task) -> list[Execution]:
+        """Return the ended executions of a task, oldest first; `Task` calls this."""
+        self._acquire()
+        try:
+            return list(task._history or ())
+        finally:
+            self._unlock()
+
+    # The lock
+
+    def _acquire(self) -> None:
+        """Take the lock: try it, and give way while it is held.
+
+        A thread that blocks on a lock is handed it while another one runs, so from then on each
+        acquisition costs two thread switches: four slots then need 36 us a run instead of 10.
+        """
+        acquire, pause = self._lock.acquire, self._primitives.pause
+        while not acquire(blocking=False):
+            pause(0)
+
+    def _unlock(self) -> None:
+        """Let the lock go, then do what must not be done under it."""
+        engine = self._engine
+        if self._waiters and engine.running <= self._exempt:
+            self._notify()
+        self._rouse()
+        self._lock.release()
+        if engine.rung:
+            self._attend()
+        if engine.changes:
+            self._tell()
+
+    def _rouse(self) -> None:
+        """Wake the scheduler thread if something is due before what it waits for."""
+        ticker = self._ticker
+        if ticker is None or ticker.until is None:
+            return
+        due = self._engine.next_due()
+        if due is not None and due < ticker.until:
+            ticker.until = None
+            ticker.timer.set()
+
+    def _attend(self) -> None:
+        """Release and dispatch signals, unless another thread holds the lock.
+
+        Called by `EventTrigger.fire`, maybe in a signal handler, so it never waits for the lock;
+        whoever holds it calls this after letting go. Then a signal is seen by one of the two:
+        either the other had not let go when this one came, or this one gets the lock.
+        """
+        engine = self._engine
+        while engine.rung and self._state is _State.RUNNING:
+            if not self._lock.acquire(blocking=False):
+                return
+            try:
+                engine.release_signals(self._primitives.utc_now(), _BATCH)
+                claimed = engine.claim_slots()
+                pool, ticker = self._pool, self._ticker
+                handed = 0
+                while handed < claimed and pool is not None and pool.hand_over(self._slot):
+                    handed += 1
+                for _ in range(claimed - handed):
+                    engine.give_back_slot()
+                if handed < claimed and ticker is not None:
+                    # A thread must be started, which is not for a signal handler.
+                    ticker.until = None
+                    ticker.timer.set()
+            finally:
+                self._lock.release()
+
+    def _tell(self) -> None:
+        self._reporter.tell()
+        if self._waiters:  # somebody may wait for listeners to have been told
+            self._acquire()
+            self._notify()
+            self._unlock()
+
+    def _notify(self) -> None:
+        """Let the threads that wait look again; the lock is held."""
+        for waiter in self._waiters:
+            waiter.set()
+
+    def _refresh_level(self) -> None:
+        self._acquire()
+        self._engine.level = self._reporter.level
+        self._unlock()
+
+    # Waiting
+
+    def _wait_until(self, condition: Callable[[int], bool], end: float | None) -> bool:
+        """Wait until *condition*, asked with the lock held, is true; False at monotonic *end*.
+
+        *condition* is told how many running runs do not count. Outside of a task that is none.
+        Inside one it is the caller's own, and those of other tasks that wait here as well: two
+        tasks that stop the scheduler would wait for each other otherwise.
+        """
+        monotonic = self._primitives.monotonic
+        waiter = self._primitives.event()
+        self._acquire()
+        own = self._busy.get(self._primitives.get_ident(), 0)
+        self._exempt += own
+        self._waiters.append(waiter)
+        self._notify()  # another run that waits for the others no longer waits for this one
+        try:
+            while not condition(self._exempt if own else 0):
+                left = None if end is None else end - monotonic()
+                if left is not None and left <= 0:
+                    return False
+                waiter.clear()
+                self._unlock()
+                tick = self._tick.total_seconds()
+                waiter.wait(tick if left is None else min(left, tick))
+                self._acquire()
+            return True
+        finally:
+            self._waiters.remove(waiter)
+            self._exempt -= own
+            self._unlock()
+
+    def _nothing_runs(self, exempt: int) -> bool:
+        return self._engine.running <= exempt
+
+    def _is_idle(self, exempt: int) -> bool:
+        now = self._primitives.utc_now()
+        return self._engine.is_idle(now, exempt) and not self._reporter.is_busy
+
+    def _join(self, ticker: _Ticker | None, pool: DaemonPool | None, end: float | None) -> None:
+        """Wait until the threads have ended, but for the calling one."""
+        me, monotonic = self._primitives.get_ident(), self._primitives.monotonic
+        # One that has no ident yet is about to be started, and will find that it is over.
+        if ticker is not None and ticker.thread.ident not in (None, me):
+            ticker.thread.join(None if end is None else max(0.0, end - monotonic()))
+        if pool is not None:
+            pool.join(None if end is None else max(0.0, end - monotonic()))
+
+    def _enter_run(self) -> None:
+        """Note that the calling thread is inside a run from now on; the lock is held."""
+        me = self._primitives.get_ident()
+        self._busy[me] = self._busy.get(me, 0) + 1
+
+    def _leave_run(self) -> None:
+        me = self._primitives.get_ident()
+        self._busy[me] -= 1
+        if not self._busy[me]:
+            del self._busy[me]
+
+    def _retry_inline(self, run: Run, delay: float) -> bool:
+        """Wait *delay* seconds and start the next attempt; False when the task was removed."""
+        end = self._primitives.monotonic() + delay
+        self._wait_until(lambda _: run.execution.status.has_ended, end)
+        self._acquire()
+        try:
+            if not self._engine.retry_inline(run, self._primitives.utc_now()):
+                return False
+            self._enter_run()
+            return True
+        finally:
+            self._unlock()
+
+    # Finding tasks
+
+    def _known(self, task_id: int) -> TaskState | None:
+        """Return the task's state, None when it is gone; the lock is held."""
+        if isinstance(task_id, bool) or not isinstance(task_id, int):
+            raise InvalidTypeError(f"task_id must be an int, got {checks.shown(task_id)}")
+        if not 0 <= task_id <= self._engine.last_task_id:
+            raise TaskNotFoundError(f"no task ever had the ID {task_id}", task_id=task_id)
+        return self._engine.states.get(task_id)
+
+    def _registered(self, task_id: int) -> TaskState:
+        state = self._known(task_id)
+        if state is None:
+            raise TaskNotFoundError(f"the task with the ID {task_id} is gone", task_id=task_id)
+        return state
+
+    # Starting
+
+    def _begin(self, *, arm: bool) -> None:
+        ticker = _Ticker(self._primitives, self._tick_on, "background_tasks")
+        custom: list[Arm] = []
+        self._acquire()
+        try:
+            before = self._state
+            if before is _State.RUNNING:
+                return
+            self._state = _State.RUNNING
+            self._ticker = ticker
+            self._engine.is_paused = False
+            self._engine.level = self._reporter.level
+            now = self._primitives.utc_now()
+            if arm:
+                self._engine.arm_all(now)
+                custom = self._engine.custom_arms(self._engine.states.values())
+            self._engine.note(ChangeKind.STARTED, now)
+        finally:
+            self._unlock()
+        self._rearm(custom)
+        try:
+            ticker.thread.start()
+        except RuntimeError:  # can't start new thread
+            self._undo_begin(ticker, before)
+            raise
+
+    def _undo_begin(self, ticker: _Ticker, before: _State) -> None:
+        self._acquire()
+        try:
+            if self._ticker is ticker:
+                self._ticker = None
+                self._state = before
+                self._engine.is_paused = before is _State.STOPPED
+        finally:
+            self._unlock()
+
+    # The scheduler thread
+
+    def _tick_on(self, ticker: _Ticker) -> None:
+        """Tick until *ticker* is over: what the scheduler thread does."""
+        monotonic, tick = self._primitives.monotonic, self._tick.total_seconds()
+        polled_at = -math.inf
+        seen: datetime | None = None
+        while not ticker.is_over:
+            at = monotonic()
+            poll = at - polled_at >= tick
+            if poll:
+                polled_at = at
+            self._tick_once(poll=poll)
+            wait, now = self._plan_wait(ticker, polled_at + tick - monotonic())
+            if now == seen:
+                wait = max(wait, min(_FROZEN_PAUSE, tick))
+            seen = now
+            ticker.timer.wait(wait)
+
+    def _plan_wait(self, ticker: _Ticker, to_poll: float) -> tuple[float, datetime]:
+        """Return how long to wait, at most *to_poll* seconds, and the time that was assumed."""
+        self._acquire()
+        try:
+            now = self._primitives.utc_now()
+            if ticker.is_over or self._engine.rung:
+                return 0.0, now
+            ticker.timer.clear()
+            wait = max(0.0, to_poll)
+            ticker.until = now + timedelta(seconds=wait)
+            due = self._engine.next_due()
+            if due is not None and due < ticker.until:
+                ticker.until = due
+                wait = max(0.0, (due - now).total_seconds())
+            return wait, now
+        finally:
+            self._unlock()
+
+    def _tick_once(self, *, poll: bool) -> int:
+        """Release and dispatch what is due; return how many runs were released."""
+        released = 0
+        while True:
+            self._acquire()
+            try:
+                engine = self._engine
+                engine.level = self._reporter.level
+                now = self._primitives.utc_now()
+                released += engine.release(now, _BATCH)
+                arms = engine.to_ask(poll=poll)
+                poll = False
+                claimed = self._claim()
+                more = engine.has_due(now)
+            finally:
+                self._unlock()
+            self._hand_to_pool(claimed)
+            if arms:
+                released += self._ask(arms)
+            elif not more:
+                return released
+
+    # Triggers of the user's, asked with no lock held
+
+    def _ask(self, arms: list[Arm]) -> int:
+        """Ask each arm whether it is ready; release and dispatch those that are."""
+        ready = [arm for arm in arms if self._is_ready(arm)]
+        self._acquire()
+        try:
+            now = self._primitives.utc_now()
+            for arm in ready:
+                self._engine.answered(arm, now)
+            released = sum(arm.is_custom for arm in ready)
+            claimed = self._claim()
+        finally:
+            self._unlock()
+        self._hand_to_pool(claimed)
+        self._rearm(arms, {id(arm) for arm in ready})
+        return released
+
+    def _is_ready(self, arm: Arm) -> bool:
+        try:
+            if not arm.is_custom and isinstance(arm.trigger, EventTrigger):
+                return arm.trigger.collect(self._primitives.utc_now())
+            return bool(arm.trigger.is_ready())
+        except BaseException as error:
+            self._quarantine(arm, error)
+            return False
+
+    def _rearm(self, arms: Iterable[Arm], to_reset: set[int] | None = None) -> None:
+        """Reset the triggers of *arms* and ask when each is due next.
+
+        With *to_reset*, reset those only whose ID is in it.
+        """
+        answers = [
+            (arm, self._next_of(arm, to_reset is None or id(arm) in to_reset)) for arm in arms
+        ]
+        if not answers:
+            return
+        self._acquire()
+        try:
+            for arm, due in answers:
+                self._engine.rearmed(arm, due)
+        finally:
+            self._unlock()
+
+    def _next_of(self, arm: Arm, reset: bool) -> datetime | None:
+        if not arm.is_custom:
+            return None
+        try:
+            if reset:
+                arm.trigger.reset()
+            due = arm.trigger.next_fire_time()
+            if due is None:
+                return None
+            due = checks.instant("next_fire_time()", due)
+            if due > self._primitives.utc_now():
+                return due
+            if reset:
+                raise InvalidValueError(f"next_fire_time() after reset() must lie ahead, got {due}")
+        except BaseException as error:
+            self._quarantine(arm, error)
+        return None  # not ready although it is due: ask at the next tick
+
+    def _quarantine(self, arm: Arm, error: BaseException) -> None:
+        reason = f"its trigger {type(arm.trigger).__name__} raised {checks.error_text(error)}"
+        self._acquire()
+        try:
+            self._engine.quarantine(arm.state, reason, self._primitives.utc_now())
+        finally:
+            self._unlock()
+
+    # Slots
+
+    def _claim(self) -> int:
+        """Claim slots for what is ready; the lock is held. The caller then hands them over."""
+        claimed = self._engine.claim_slots()
+        if claimed and self._pool is None:
+            self._pool = DaemonPool(self._max, "background_tasks-slot", self._primitives)
+        return claimed
+
+    def _hand_to_pool(self, claimed: int) -> None:
+        """Have the pool run *claimed* slots; those for which it has no thread are given back."""
+        for left in range(claimed, 0, -1):
+            pool = self._pool
+            try:
+                if pool is None:
+                    raise RuntimeError("the pool is gone: the scheduler was stopped")
+                pool.submit(self._slot)
+            except RuntimeError:
+                self._give_back(left)
+                return
+
+    def _give_back(self, slots: int) -> None:
+        self._acquire()
+        for _ in range(slots):
+            self._engine.give_back_slot()
+        self._unlock()
+
+    def _slot(self) -> None:
+        """Run what is ready, best first, until nothing is: what a thread of the pool does."""
+        run: Run | None = None
+        outcome = None
+        self._acquire()
+        self._enter_run()
+        while True:
+            try:
+                if run is not None and outcome is not None:
+                    self._engine.finish(run, outcome)
+                run = self._engine.take(self._primitives.utc_now())
+                if run is None:
+                    self._engine.give_back_slot()
+                    self._leave_run()
+                    return
+                claimed = self._claim()
+            finally:
+                self._unlock()
+            self._hand_to_pool(claimed)
+            outcome = attempt(run.execution, run.state.task, self._executor, self._primitives)
+            self._acquire()
+
+
+class _Bell:
+    """What an EventTrigger rings; see `SignalOwner`."""
+
+    __slots__ = ("_arm", "_scheduler")
+
+    def __init__(self, scheduler: Scheduler, arm: Arm) -> None:
+        self._scheduler = scheduler
+        self._arm = arm
+
+    def signalled(self, trigger: EventTrigger) -> None:
+        self._scheduler._engine.ring(self._arm)
+        self._scheduler._attend()
+
+    def now(self) -> datetime:
+        return self._scheduler._primitives.utc_now()
+
+
+def _aging(aging: object) -> float:
+    value = checks.number("aging", aging)
+    if value < 0:
+        raise InvalidValueError(f"aging must be at least 0, got {checks.shown(aging)}")
+    return float(value)
+
+
+def _summary(function: object) -> str:
+    """Return the first line of the function's docstring."""
+    return (getattr(function, "__doc__", None) or "").strip().partition("\n")[0]
+
+
+def _fires(
+    due: datetime, task: Task, trigger: Trigger | None
+) -> Iterator[tuple[datetime, Task, bool]]:
+    yield due, task, trigger is None
+    if isinstance(trigger, TimedTrigger):
+        for at in trigger.fires_after(due):
+            yield at, task, False
+
+
+def _obstacle(task: Task, state: _State) -> str:
+    if not task.enabled:
+        return "disabled"
+    return {_State.NEW: "not started", _State.STOPPED: "stopped"}.get(state, "")
+
+
+_schedulers: weakref.WeakSet[Scheduler] = weakref.WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """At the end of the process, wait a while for running tasks and name those that are left."""
+    for scheduler in list(_schedulers):
+        if scheduler.stop(scheduler._exit_grace):
+            continue
+        for executions in scheduler.running.values():
+            for execution in executions:
+                fields = {
+                    "event.name": "background_tasks.run.abandoned",
+                    "background_tasks.task.id": execution.task_id,
+                    "background_tasks.task.name": execution.task_name,
+                    "background_tasks.run.id": execution.id,
+                }
+                log(_ERROR, "run abandoned at exit: its task did not end in time", fields)

@@ -1,0 +1,480 @@
+"""What is described and what is recorded: `Task`, `RetryPolicy`, `Execution` and `Status`.
+
+No thread, lock or clock. A Task that was added is changed by its scheduler only, under the
+scheduler's lock; an Execution belongs to the scheduler until it has ended and is never changed
+after that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Any, Protocol
+
+from background_tasks import checks
+from background_tasks.checks import Duration
+from background_tasks.errors import (
+    AlreadyAddedError,
+    InvalidTypeError,
+    InvalidValueError,
+    TaskNotFoundError,
+)
+from background_tasks.resources import NO_RESOURCES, Resources
+from background_tasks.trigger import Trigger
+
+__all__ = [
+    "Execution",
+    "Retry",
+    "RetryPolicy",
+    "Status",
+    "Task",
+    "TaskOwner",
+    "current_execution",
+]
+
+_HIGHEST_PRIORITY = 1_000_000_000  # so that no product with `aging` overflows
+MISSED_POLICIES = ("once", "all", "skip")
+
+
+class Status(str, Enum):
+    """Where an execution stands; equal to its name, ``Status.SUCCESS == "SUCCESS"``."""
+
+    PENDING = "PENDING"  # released, waits for its turn
+    RUNNING = "RUNNING"  # its function is being called
+    RETRYING = "RETRYING"  # failed, waits for its next attempt
+    SUCCESS = "SUCCESS"  # ended: the function returned
+    FAILED = "FAILED"  # ended: the last attempt raised
+    MISSED = "MISSED"  # ended without a run: released later than the task's misfire_grace
+    DROPPED = "DROPPED"  # ended without a (further) run: its task was removed
+
+    __str__ = str.__str__
+
+    @property
+    def has_ended(self) -> bool:
+        """True when nothing more will happen to the execution."""
+        return self not in (Status.PENDING, Status.RUNNING, Status.RETRYING)
+
+
+class Retry(Exception):  # noqa: N818 - a request, not an error
+    """Raise it in a task's function to ask for another attempt, whatever ``retry_on`` says.
+
+    The policy's ``max_retries`` still bounds it: the default policy grants none.
+    """
+
+    def __init__(self, reason: object = "asked for a retry", *, after: Duration | None = None):
+        """Ask for one *after* so many seconds, by default as long as the policy says.
+
+        Raises:
+            ValueError: *after* is negative or NaN.
+        """
+        super().__init__(reason)
+        self.after = None if after is None else checks.seconds("after", after)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Whether and when a run that failed is tried again. The first attempt is not a retry.
+
+    Attributes:
+        max_retries: How many retries at most; 0 is none.
+        delay: Seconds (or timedelta) before the first retry; or a sequence, one for each retry,
+            of which the last is used for those beyond it.
+        backoff: Each delay is the one before times this; at least 1. For a sequence it is not
+            used.
+        max_delay: No delay is longer, jitter included; None is no bound.
+        jitter: Up to so many seconds, drawn evenly, are added to each delay.
+        retry_on: The exceptions that are retried; SystemExit, KeyboardInterrupt and the like
+            only when named here.
+    """
+
+    max_retries: int = 0
+    delay: Duration | Sequence[Duration] = 0
+    backoff: float = 1.0
+    max_delay: Duration | None = None
+    jitter: Duration = 0
+    retry_on: tuple[type[BaseException], ...] = (Exception,)
+
+    def __post_init__(self) -> None:
+        """Refuse what breaks a rule; keep durations as float seconds."""
+        put = object.__setattr__
+        checks.whole("max_retries", self.max_retries, least=0)
+        put(self, "delay", _delays(self.delay))
+        backoff = checks.number("backoff", self.backoff)
+        if not 1 <= backoff < math.inf:
+            raise InvalidValueError(
+                f"backoff must be at least 1 and finite, got {checks.shown(backoff)}"
+            )
+        if self.max_delay is not None:
+            put(self, "max_delay", checks.seconds("max_delay", self.max_delay))
+        put(self, "jitter", checks.seconds("jitter", self.jitter))
+        put(self, "retry_on", _exception_types(self.retry_on))
+
+    def delay_before(self, retry: int, draw: float = 0.0) -> float:
+        """Return the seconds to wait before retry number *retry*, 1 for the first.
+
+        Args:
+            retry: The number of the retry, at least 1.
+            draw: A float in [0, 1], drawn by the caller, that places the delay in the jitter.
+
+        Raises:
+            ValueError: *retry* is below 1.
+        """
+        checks.whole("retry", retry, least=1)
+        longest = _seconds_of(self.max_delay, math.inf)
+        if isinstance(self.delay, tuple):
+            base = _seconds_of(self.delay[min(retry, len(self.delay)) - 1])
+        else:
+            base = _grown(_seconds_of(self.delay), self.backoff, retry - 1)
+        return min(base + draw * _seconds_of(self.jitter), longest, checks.LONGEST_SECONDS)
+
+
+def _seconds_of(value: object, otherwise: float = 0.0) -> float:
+    """Return a duration that __post_init__ made seconds; *otherwise* for None."""
+    return value if isinstance(value, float) else otherwise
+
+
+def _grown(base: float, factor: float, times: int) -> float:
+    try:
+        return base * float(factor**times)
+    except OverflowError:  # 2.0 ** 1024
+        return math.inf if base else 0.0
+
+
+def _delays(delay: object) -> float | tuple[float, ...]:
+    if isinstance(delay, Sequence) and not isinstance(delay, (str, bytes)):
+        if not delay:
+            raise InvalidValueError("delay must name at least one delay, got an empty sequence")
+        return tuple(checks.seconds("each delay", each) for each in delay)
+    return checks.seconds("delay", delay)
+
+
+def _exception_types(retry_on: object) -> tuple[type[BaseException], ...]:
+    types = (retry_on,) if isinstance(retry_on, type) else retry_on
+    if not isinstance(types, (tuple, list)):
+        raise InvalidTypeError(
+            f"retry_on must be a tuple of exception types, got {checks.shown(retry_on)}"
+        )
+    for each in types:
+        if not (isinstance(each, type) and issubclass(each, BaseException)):
+            raise InvalidTypeError(f"retry_on must hold exception types, got {checks.shown(each)}")
+    return tuple(types)
+
+
+@dataclass(slots=True, eq=False)
+class Execution:
+    """One run of a task, from its release to its end, all its attempts together.
+
+    Read it, do not write to it: while the run lasts its scheduler does.
+
+    Attributes:
+        started_at: When the first attempt started; None before.
+        ended_at: When it ended; None before.
+        status: Where it stands.
+        error: The last failed attempt's error, ``"ValueError: text"``; "" when none failed.
+        event: What the run was asked for with: the payload given to ``EventTrigger.fire``,
+            ``run_task`` or ``release_task``; None for a run released by time.
+        results: What the function returned; None with ``keep_results=False``.
+        id: The number of the run, unique in its scheduler.
+        task_id: The ID of its task.
+        task_name: The name of its task.
+        scheduled_at: When it was due: the instant its trigger named, the event came or the run
+            was asked for.
+        released_at: When the scheduler noticed.
+        attempts: How many attempts were started; in a function, the number of this one.
+        missed: How many further occurrences this run stands for.
+        traceback: The last failed attempt's traceback as text, "" when none failed.
+        resources: What the attempts cost in sum.
+        cancelled: True once the function should give up: its ``timeout`` has passed.
+    """
+
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    status: Status = Status.PENDING
+    error: str = ""
+    event: object = None
+    results: object = None
+    id: int = -1
+    task_id: int = -1
+    task_name: str = ""
+    scheduled_at: datetime | None = None
+    released_at: datetime | None = None
+    attempts: int = 0
+    missed: int = 0
+    traceback: str = ""
+    resources: Resources = NO_RESOURCES
+    cancelled: bool = False
+
+    @property
+    def lateness(self) -> float:
+        """Seconds from when it was due to its release: the scheduler's share of a late start."""
+        return _between(self.scheduled_at, self.released_at)
+
+    @property
+    def queue_time(self) -> float:
+        """Seconds from its release to its first start: what it waited for its turn and a slot."""
+        return _between(self.released_at, self.started_at)
+
+    @property
+    def attempt(self) -> int:
+        """The number of the current or last attempt, 1 for the first."""
+        return self.attempts
+
+    def copy(self) -> Execution:
+        """Return it as it stands now, in an object of its own."""
+        return replace(self)
+
+    def __repr__(self) -> str:
+        """Name the run and where it stands; never its event or results, which may be secret."""
+        error = f", {self.error!r}" if self.error else ""
+        return (
+            f"<Execution {self.id} of task {self.task_id} {self.task_name!r}:"
+            f" {self.status}, attempts {self.attempts}{error}>"
+        )
+
+
+def _between(start: datetime | None, end: datetime | None) -> float:
+    """Return the seconds between two instants, 0.0 while one is open or if the clock went back."""
+    if start is None or end is None:
+        return 0.0
+    return max(0.0, (end - start).total_seconds())
+
+
+running_execution: ContextVar[Execution | None] = ContextVar(
+    "background_tasks.running_execution", default=None
+)
+
+
+def current_execution() -> Execution | None:
+    """Return the Execution that called this function, None outside of a task.
+
+    In the thread that runs the task, and wherever its context was copied to.
+    """
+    return running_execution.get()
+
+
+class TaskOwner(Protocol):
+    """What an added Task asks of its scheduler, which keeps the lock."""
+
+    def change_task(self, task: Task, field: str, value: Any) -> None:
+        """Set *field* ("enabled" or "priority") and act on it."""
+
+    def history_of(self, task: Task) -> list[Execution]:
+        """Return the ended executions of *task*, oldest first."""
+
+
+class Task:
+    """A function to run, with its arguments, when a trigger says so.
+
+    Add it to one Scheduler, once; that gives it its ``id``. ``enabled`` and ``priority`` may be
+    set at any time from any thread. Arguments are kept as given, not copied: a function that
+    changes one changes it for the next run too.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_enabled",
+        "_history",
+        "_id",
+        "_owner",
+        "_priority",
+        "_quarantine",
+        "args",
+        "description",
+        "function",
+        "history",
+        "keep_results",
+        "kwargs",
+        "max_instances",
+        "misfire_grace",
+        "missed",
+        "name",
+        "retry_policy",
+        "timeout",
+        "triggers",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., object],
+        *,
+        description: str = "",
+        triggers: Iterable[Trigger] = (),
+        args: Iterable[object] = (),
+        kwargs: Mapping[str, object] = {},
+        retry_policy: RetryPolicy = RetryPolicy(),
+        enabled: bool = True,
+        priority: int = 0,
+        max_instances: int = 1,
+        missed: str = "once",
+        misfire_grace: Duration | None = None,
+        timeout: Duration | None = None,
+        history: int = 100,
+        keep_results: bool = True,
+    ) -> None:
+        """Describe a task.
+
+        Args:
+            name: 1 to 200 printable characters; need not be unique.
+            function: Called as ``function(*args, **kwargs)`` in a thread of the pool, with no
+                lock held. It must be synchronous and take these arguments.
+            description: For people.
+            triggers: When to run it, each a Trigger of its own; none: when asked only.
+            args: Positional arguments.
+            kwargs: Keyword arguments.
+            retry_policy: Whether a failed run is tried again.
+            enabled: While False nothing of it runs: timers pass, events wait.
+            priority: Larger goes first; may be negative.
+            max_instances: How many of its runs may run at once.
+            missed: Occurrences that were missed: "once", one late run stands for all; "all", each
+                is run, oldest first; "skip", none that is late.
+            misfire_grace: A run released later than this, in seconds, is recorded as MISSED
+                instead; None never drops a run.
+            timeout: After so many seconds of an attempt its ``cancelled`` is set and a warning is
+                logged; nothing is killed.
+            history: How many ended executions are kept.
+            keep_results: False leaves what the function returns out of the history.
+
+        Raises:
+            ValueError: A value breaks a rule.
+            TypeError: A value is of the wrong kind, the function is a coroutine or generator
+                function, or it does not take *args* and *kwargs*.
+        """
+        self.name = checks.name_text("name", name)
+        self.description = checks.text("description", description)
+        self.args = _arguments(args)
+        self.kwargs = _keywords(kwargs)
+        checks.call(function, self.args, self.kwargs)
+        self.function = function
+        if not isinstance(retry_policy, RetryPolicy):
+            raise InvalidTypeError(
+                f"retry_policy must be a RetryPolicy, got {checks.shown(retry_policy)}"
+            )
+        self.retry_policy = retry_policy
+        self._enabled = checks.boolean("enabled", enabled)
+        self._priority = _priority(priority)
+        self.max_instances = checks.whole("max_instances", max_instances, least=1)
+        if missed not in MISSED_POLICIES:
+            raise InvalidValueError(
+                f'missed must be "once", "all" or "skip", got {checks.shown(missed)}'
+            )
+        self.missed = missed
+        self.misfire_grace = _optional("misfire_grace", misfire_grace)
+        self.timeout = _optional("timeout", timeout)
+        self.history = checks.whole("history", history, least=0)
+        self.keep_results = checks.boolean("keep_results", keep_results)
+        self._id: int | None = None
+        self._owner: TaskOwner | None = None
+        self._history: deque[Execution] | None = None  # made at the first: one costs 0.8 kB
+        self._quarantine: str | None = None
+        self.triggers = _claimed(triggers)  # last, so that a refusal leaves them free
+
+    @property
+    def id(self) -> int:
+        """The number ``add_task`` gave, from 0 on.
+
+        Raises:
+            TaskNotFoundError: The task was not added yet.
+        """
+        if self._id is None:
+            raise TaskNotFoundError(f"task {self.name!r} has no ID yet: add_task gives it one")
+        return self._id
+
+    @property
+    def enabled(self) -> bool:
+        """Whether it runs; setting it to True also lifts a quarantine."""
+        return self._enabled
+
+    @enabled.setter
+    def enabled(self, value: bool) -> None:
+        self._change("enabled", checks.boolean("enabled", value))
+
+    @property
+    def priority(self) -> int:
+        """Larger goes first; setting it moves a run that waits."""
+        return self._priority
+
+    @priority.setter
+    def priority(self, value: int) -> None:
+        self._change("priority", _priority(value))
+
+    @property
+    def quarantine(self) -> str | None:
+        """Why the task was disabled by the scheduler, None if it was not: a trigger raised."""
+        return self._quarantine
+
+    @property
+    def execution_hist(self) -> list[Execution]:
+        """The last ``history`` executions that have ended, oldest first; a list of its own."""
+        if self._owner is None:
+            return list(self._history or ())
+        return self._owner.history_of(self)
+
+    def _change(self, field: str, value: Any) -> None:
+        if self._owner is None:
+            setattr(self, f"_{field}", value)
+        else:
+            self._owner.change_task(self, field, value)
+
+    def __repr__(self) -> str:
+        """Name the task; never its arguments, which may be secret."""
+        number = "not added" if self._id is None else f"{self._id}"
+        state = "" if self._enabled else " disabled"
+        reason = f": {self._quarantine}" if self._quarantine else ""
+        return f"<Task {number} {self.name!r} priority={self._priority}{state}{reason}>"
+
+
+def _arguments(args: object) -> tuple[object, ...]:
+    if args is None or isinstance(args, (str, bytes, Mapping)) or not isinstance(args, Iterable):
+        raise InvalidTypeError(f"args must be a list or tuple, got {checks.shown(args)}")
+    return tuple(args)
+
+
+def _keywords(kwargs: object) -> dict[str, object]:
+    if not isinstance(kwargs, Mapping) or not all(isinstance(key, str) for key in kwargs):
+        raise InvalidTypeError(
+            f"kwargs must be a mapping with str keys, got {checks.shown(kwargs)}"
+        )
+    return dict(kwargs) if kwargs else _NO_KEYWORDS
+
+
+_NO_KEYWORDS: dict[str, object] = {}  # shared by all tasks without; never written to
+
+
+def _priority(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidTypeError(f"priority must be an int, got {checks.shown(value)}")
+    if abs(value) > _HIGHEST_PRIORITY:
+        raise InvalidValueError(
+            f"priority must lie within ±{_HIGHEST_PRIORITY}, got {checks.shown(value)}"
+        )
+    return value
+
+
+def _optional(rule: str, value: object) -> timedelta | None:
+    return None if value is None else checks.duration(rule, value)
+
+
+def _claimed(triggers: object) -> tuple[Trigger, ...]:
+    """Return *triggers* as a tuple, each marked as belonging to a task from now on."""
+    if not isinstance(triggers, Iterable) or isinstance(triggers, (str, bytes)):
+        raise InvalidTypeError(
+            f"triggers must be a list or tuple of Trigger, got {checks.shown(triggers)}"
+        )
+    wanted = tuple(triggers)
+    for position, trigger in enumerate(wanted):
+        if not isinstance(trigger, Trigger):
+            raise InvalidTypeError(f"each trigger must be a Trigger, got {checks.shown(trigger)}")
+        if getattr(trigger, "_claimed", False) or any(trigger is t for t in wanted[:position]):
+            raise AlreadyAddedError(
+                f"a trigger belongs to one task, got {checks.shown(trigger)} again"
+            )
+    for trigger in wanted:
+        # Past a frozen dataclass' own __setattr__, should a user's trigger be one.
+        object.__setattr__(trigger, "_claimed", True)
+    return wanted

@@ -1,0 +1,560 @@
+"""When a task runs: `Trigger` and its kinds, by the clock, by an event, once.
+
+A trigger belongs to one task. Its public methods read the clock; the scheduler uses the methods
+below the comment "for the engine", which are told the time, and changes a trigger only under its
+lock. All instants are aware UTC datetimes.
+"""
+
+from __future__ import annotations
+
+import queue
+import random
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Protocol
+from zoneinfo import ZoneInfo
+
+from background_tasks import checks, cron
+from background_tasks.checks import Duration
+from background_tasks.clock import utc_now
+from background_tasks.errors import InvalidTypeError, InvalidValueError
+
+__all__ = [
+    "EventTrigger",
+    "OneTimeTrigger",
+    "PeriodicTrigger",
+    "SignalOwner",
+    "TimedTrigger",
+    "Trigger",
+]
+
+_SHORTEST = 0.001  # seconds; below it a thread cannot keep up anyway
+_NOTHING = timedelta(0)
+_TICK = timedelta(microseconds=1)  # the resolution of a datetime
+
+
+class Trigger(ABC):
+    """Says when a task is to run. Write your own by giving it the two methods below.
+
+    The scheduler asks such a trigger at every tick (``tick_interval``, and each ``run_tasks``),
+    in the ticking thread and with no lock held; a release makes one run. One that raises gets its
+    task disabled, with the reason on it, and harms no other.
+    """
+
+    __slots__ = ("_claimed",)  # True once a Task has it
+
+    @abstractmethod
+    def is_ready(self) -> bool:
+        """Return True when the task should be run."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Start waiting for the next time.
+
+        Called when the task is armed, by ``add_task`` and ``start``, and after each release.
+        """
+
+    def next_fire_time(self) -> datetime | None:
+        """Return when to ask next, an aware datetime; None, as here, is at every tick."""
+        return None
+
+
+class TimedTrigger(Trigger):
+    """A trigger of ours that knows its due time: the base of the two below."""
+
+    __slots__ = ("_due",)
+    _due: datetime | None
+
+    def is_ready(self) -> bool:
+        """Return True when its time has come; it counts from its construction until armed."""
+        return self._due is not None and self._due <= utc_now()
+
+    def reset(self) -> None:
+        """Go on to the next time if this one has come; start counting if never armed."""
+        now = utc_now()
+        if self._due is not None and self._due <= now:
+            self.take(now)
+        else:
+            self.arm_once(now)
+
+    def next_fire_time(self) -> datetime | None:
+        """Return when it is due; None when it never will be (again)."""
+        return self._due
+
+    def next_runs(self, n: int, after: datetime | None = None) -> list[datetime]:
+        """Return its next *n* times strictly after *after*, now by default; changes nothing.
+
+        Fewer when fewer are left. Jitter is left out. One not armed yet counts from *after*.
+
+        Raises:
+            ValueError: *n* is negative or *after* has no time zone.
+        """
+        checks.whole("n", n, least=0)
+        after = utc_now() if after is None else checks.instant("after", after)
+        return list(islice(self.fires_after(after), n))
+
+    # For the engine.
+
+    @abstractmethod
+    def fires_after(self, after: datetime) -> Iterator[datetime]:
+        """Yield its times strictly after *after*, jitter left out; changes nothing."""
+
+    @property
+    def due(self) -> datetime | None:
+        """When to release next; None is not (before something else has happened)."""
+        return self._due
+
+    @abstractmethod
+    def arm(self, now: datetime) -> None:
+        """Start counting anew from *now*."""
+
+    @abstractmethod
+    def arm_once(self, now: datetime) -> None:
+        """Start counting from *now* unless it counts already."""
+
+    @abstractmethod
+    def take(self, now: datetime) -> tuple[int, datetime]:
+        """Use up the occurrences from ``due`` to *now*; return how many, and the last of them.
+
+        Only called when it is due.
+        """
+
+    @abstractmethod
+    def take_one(self) -> datetime:
+        """Use up the first occurrence only and return it."""
+
+    def ended(self, now: datetime) -> bool:
+        """Note that a run of it ended; return True if that gave it a due time."""
+        return False
+
+    def clock_went_back(self, now: datetime) -> bool:
+        """Come to terms with a clock set back; return True if that moved the due time."""
+        return False
+
+
+class PeriodicTrigger(TimedTrigger):
+    """Runs again and again: every so many seconds, or by a cron expression.
+
+    Intervals lie on the grid ``anchor + n * interval``: a late run does not move the ones after
+    it. The anchor is when the trigger was armed, or *start*.
+    """
+
+    __slots__ = (
+        "_anchor",
+        "_armed",
+        "_nominal",
+        "_schedule",
+        "cron_expr",
+        "end",
+        "interval",
+        "jitter",
+        "mode",
+        "run_immediately",
+        "start",
+        "timezone",
+    )
+
+    def __init__(
+        self,
+        interval: Duration | None = None,
+        cron_expr: str | None = None,
+        *,
+        timezone: str | ZoneInfo = "UTC",
+        mode: str = "rate",
+        jitter: Duration = 0,
+        run_immediately: bool = False,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> None:
+        """Give exactly one of *interval* and *cron_expr*.
+
+        Args:
+            interval: Seconds or timedelta between runs, at least 0.001. The first run is one
+                interval after the trigger is armed, or at *start*.
+            cron_expr: 5 fields, 6 with seconds first, or 7 with the year last too; ``@daily`` and
+                its like, ``@every 1h30m``; a prefix ``CRON_TZ=Europe/Berlin`` wins over
+                *timezone*. What it does when clocks change is in the README.
+            timezone: The zone of *cron_expr*: a name or a ZoneInfo.
+            mode: "rate" counts from start to start on the grid, "delay" from the end of a run.
+            jitter: Up to so many seconds are added to each fire, drawn evenly and anew; never so
+                many that the next fire is reached.
+            run_immediately: Run once when armed, too; does not move the grid.
+            start: No fire before it; for an interval also the anchor of the grid.
+            end: No fire after it.
+
+        Raises:
+            ValueError: Both or neither are given, or one breaks a rule; for *cron_expr* a
+                CronExpressionError that names the field.
+            TypeError: An argument is of the wrong kind.
+        """
+        if (interval is None) == (cron_expr is None):
+            raise InvalidValueError(
+                f"exactly one of interval and cron_expr must be given, got"
+                f" interval={checks.shown(interval)} and cron_expr={checks.shown(cron_expr)}"
+            )
+        self.cron_expr = None if cron_expr is None else checks.text("cron_expr", cron_expr)
+        self.timezone = timezone if timezone == "UTC" else cron.zone_of(timezone)
+        self._schedule: cron.CronSchedule | None = None
+        if self.cron_expr is not None:
+            interval = cron.every(self.cron_expr)
+            if interval is None:
+                self._schedule = cron.schedule_of(self.cron_expr, cron.zone_of(timezone))
+        self.interval = (
+            None if interval is None else checks.duration("interval", interval, least=_SHORTEST)
+        )
+        if mode not in ("rate", "delay") or (mode == "delay" and self._schedule is not None):
+            raise InvalidValueError(
+                f'mode must be "rate", or "delay" with an interval, got {checks.shown(mode)}'
+            )
+        self.mode = mode
+        self.jitter = checks.duration("jitter", jitter) if jitter != 0 else _NOTHING
+        self.run_immediately = checks.boolean("run_immediately", run_immediately)
+        self.start = None if start is None else checks.instant("start", start)
+        self.end = None if end is None else checks.instant("end", end)
+        if self.start is not None and self.end is not None and self.end < self.start:
+            raise InvalidValueError(
+                f"end must not lie before start, got start={self.start} and end={self.end}"
+            )
+        self.arm(utc_now())
+        self._armed = False
+
+    # For the engine.
+
+    def fires_after(self, after: datetime) -> Iterator[datetime]:
+        """Yield its times strictly after *after*, jitter left out; changes nothing."""
+        anchor = self._anchor if self._armed else self.start or after
+        if self.mode == "delay" and self._armed and self._nominal is not None:
+            anchor = self._nominal
+        fire = self._next_after(after, anchor)
+        while fire is not None:
+            yield fire
+            fire = self._next_after(fire, anchor)
+
+    def arm(self, now: datetime) -> None:
+        """Start counting anew from *now*."""
+        self._armed = True
+        self._anchor = self.start or now
+        if self.run_immediately and (self.end is None or now <= self.end):
+            self._nominal: datetime | None = now
+            self._due = now
+        else:
+            self._plan(self._next_after(now, self._anchor))
+
+    def arm_once(self, now: datetime) -> None:
+        """Start counting from *now* unless it counts already."""
+        if not self._armed:
+            self.arm(now)
+
+    def take(self, now: datetime) -> tuple[int, datetime]:
+        """Use up the occurrences from ``due`` to *now*; return how many, and the last of them."""
+        nominal, shift = self._taken()
+        if self.mode == "delay":
+            self._plan(None)
+            return 1, nominal + shift
+        seen = now - shift  # jitter delays the whole comparison, so it never merges two fires
+        following = self._next_after(seen, self._anchor)
+        count, latest = self._passed(nominal, seen)
+        self._plan(following)
+        return count, latest + shift
+
+    def take_one(self) -> datetime:
+        """Use up the first occurrence only and return it."""
+        nominal, shift = self._taken()
+        self._plan(None if self.mode == "delay" else self._next_after(nominal, self._anchor))
+        return nominal + shift
+
+    def ended(self, now: datetime) -> bool:
+        """In mode "delay", plan the next run from the end of this one."""
+        if self.mode != "delay" or self._due is not None:
+            return False
+        assert self.interval is not None
+        fire = max(now + self.interval, self.start or now)
+        self._plan(None if self.end is not None and fire > self.end else fire)
+        return self._due is not None
+
+    def clock_went_back(self, now: datetime) -> bool:
+        """Never wait longer than one interval: count anew from *now* if the due time is beyond."""
+        interval = self.interval
+        if interval is None or self._nominal is None or self.start is not None:
+            return False
+        if self._nominal - now <= interval:
+            return False
+        self._anchor = now
+        self._plan(self._next_after(now, now))
+        return True
+
+    def _next_after(self, instant: datetime, anchor: datetime) -> datetime | None:
+        """Return the first nominal time strictly after *instant*; None beyond ``end``."""
+        if self.start is not None and instant < self.start:
+            instant = self.start - _TICK
+        if self._schedule is not None:
+            fire = self._schedule.next_after(instant)
+        else:
+            assert self.interval is not None
+            first = 0 if self.start is not None else 1
+            steps = max((instant - anchor) // self.interval + 1, first)
+            fire = anchor + steps * self.interval
+        return None if fire is None or (self.end is not None and fire > self.end) else fire
+
+    def _taken(self) -> tuple[datetime, timedelta]:
+        assert self._nominal is not None and self._due is not None  # noqa: PT018
+        return self._nominal, self._due - self._nominal
+
+    def _passed(self, nominal: datetime, now: datetime) -> tuple[int, datetime]:
+        """Return how many nominal times lie in [nominal, now], and the last of them."""
+        if self._schedule is not None:
+            return self._schedule.passed(nominal, now)
+        assert self.interval is not None
+        first = self._next_after(nominal, self._anchor)  # nominal may be off the grid: "at once"
+        if first is None or first > now:
+            return 1, nominal
+        last = now if self.end is None else min(now, self.end)
+        further = (last - first) // self.interval
+        return 2 + further, first + further * self.interval
+
+    def _plan(self, nominal: datetime | None) -> None:
+        self._nominal = self._due = nominal
+        if nominal is not None and self.jitter:
+            following = self._next_after(nominal, self._anchor)
+            room = self.jitter if following is None else min(self.jitter, following - nominal)
+            self._due = nominal + random.random() * room
+
+    def __repr__(self) -> str:
+        """Show what it was given."""
+        if self.cron_expr is not None:
+            return f"PeriodicTrigger(cron_expr={self.cron_expr!r}, timezone='{self.timezone}')"
+        assert self.interval is not None
+        return f"PeriodicTrigger(interval={self.interval.total_seconds():g})"
+
+
+class OneTimeTrigger(TimedTrigger):
+    """Runs once, a while after it is armed or at an instant; then it is spent.
+
+    It stays spent when its scheduler is started anew. A task of such triggers only is removed
+    once they are spent and it has run, retries included.
+    """
+
+    __slots__ = ("_armed", "_spent", "at", "delay")
+
+    def __init__(self, delay: Duration | None = None, *, at: datetime | None = None) -> None:
+        """Give exactly one of *delay* and *at*.
+
+        Args:
+            delay: Seconds or timedelta from being armed; 0 is at once.
+            at: The instant, an aware datetime; one in the past is at once.
+
+        Raises:
+            ValueError: Both or neither are given, or one breaks a rule.
+            TypeError: An argument is of the wrong kind.
+        """
+        if (delay is None) == (at is None):
+            raise InvalidValueError(
+                f"exactly one of delay and at must be given, got delay={checks.shown(delay)}"
+                f" and at={checks.shown(at)}"
+            )
+        self.delay = None if delay is None else checks.duration("delay", delay)
+        self.at = None if at is None else checks.instant("at", at)
+        self._spent = False
+        self.arm(utc_now())
+        self._armed = False
+
+    @property
+    def is_spent(self) -> bool:
+        """True once it has fired."""
+        return self._spent
+
+    # For the engine.
+
+    def fires_after(self, after: datetime) -> Iterator[datetime]:
+        """Yield its one time if it lies strictly after *after*."""
+        fire = self._due
+        if not self._armed and self.delay is not None:
+            fire = after + self.delay
+        if fire is not None and fire > after:
+            yield fire
+
+    def arm(self, now: datetime) -> None:
+        """Start counting anew from *now*, unless it is spent."""
+        self._armed = True
+        if not self._spent:
+            self._due = self.at if self.delay is None else now + self.delay
+
+    def arm_once(self, now: datetime) -> None:
+        """Start counting from *now* unless it counts already."""
+        if not self._armed:
+            self.arm(now)
+
+    def take(self, now: datetime) -> tuple[int, datetime]:
+        """Be spent; return that it fired once and when that was due."""
+        return 1, self.take_one()
+
+    def take_one(self) -> datetime:
+        """Be spent; return when it was due."""
+        due = self._due
+        assert due is not None
+        self._spent = True
+        self._due = None
+        return due
+
+    def clock_went_back(self, now: datetime) -> bool:
+        """Wait no longer than the delay."""
+        if self._due is None or self.delay is None or self._due - now <= self.delay:
+            return False
+        self._due = now + self.delay
+        return True
+
+    def __repr__(self) -> str:
+        """Show what it was given."""
+        what = f"at={self.at}" if self.delay is None else f"delay={self.delay.total_seconds():g}"
+        return f"OneTimeTrigger({what}{', spent' if self._spent else ''})"
+
+
+class SignalOwner(Protocol):
+    """What an EventTrigger tells its scheduler."""
+
+    def signalled(self, trigger: EventTrigger) -> None:
+        """Look at *trigger*'s signals soon; must not block."""
+
+    def now(self) -> datetime:
+        """Return the wall time."""
+
+
+class Channel(Protocol):
+    """What an EventTrigger needs of a queue that is given to it, as ``queue.Queue`` has it."""
+
+    def get_nowait(self) -> object:
+        """Return the next item or raise ``queue.Empty``."""
+
+
+class EventTrigger(Trigger):
+    """Runs its task once for each signal fired at it, in order.
+
+    A signal is never lost: while no slot is free, the task runs, is disabled or was not added
+    yet, or the scheduler is stopped, it waits.
+    """
+
+    # The two deques are appended to and popped from only, which is atomic, so that `fire` needs
+    # no lock and may be called from a signal handler and from __del__.
+    __slots__ = ("_closed", "_owner", "_permits", "_signals", "coalesce", "maxsize", "trigger")
+
+    def __init__(
+        self, trigger: Channel | None = None, *, maxsize: int = 0, coalesce: bool = False
+    ) -> None:
+        """Make one.
+
+        Args:
+            trigger: A ``queue.Queue`` of yours as a further channel: each item put into it is a
+                signal; it is looked at every tick.
+            maxsize: How many signals may wait; 0 is any number.
+            coalesce: While one signal waits, a further one takes its place: one run for both,
+                with the later payload.
+
+        Raises:
+            ValueError: *maxsize* is negative.
+            TypeError: An argument is of the wrong kind.
+        """
+        if trigger is not None and not callable(getattr(trigger, "get_nowait", None)):
+            raise InvalidTypeError(
+                f"trigger must be a queue.Queue or have its get_nowait, got {checks.shown(trigger)}"
+            )
+        self.trigger = trigger
+        self.maxsize = checks.whole("maxsize", maxsize, least=0)
+        self.coalesce = checks.boolean("coalesce", coalesce)
+        self._signals: deque[tuple[object, datetime]] = deque(maxlen=1 if coalesce else None)
+        bounded = self.maxsize and not self.coalesce  # one that merges never has a second
+        self._permits = deque([None] * self.maxsize) if bounded else None
+        self._owner: SignalOwner | None = None
+        self._closed = False
+
+    def fire(self, event: object = True) -> bool:
+        """Signal; *event* becomes the run's ``Execution.event``. Never blocks, from any thread.
+
+        Also before the task is added, while the scheduler is stopped, in a signal handler and in
+        ``__del__``. With a slot free the run is handed to it here, by the calling thread.
+
+        Returns:
+            True when the signal was taken; False when *maxsize* of them wait already, or the
+            task was removed.
+        """
+        if self._closed or not self._has_permit():
+            return False
+        owner = self._owner
+        self._signals.append((event, utc_now() if owner is None else owner.now()))
+        if owner is None:
+            owner = self._owner  # it may have been added meanwhile, before the signal was there
+        if owner is not None:
+            owner.signalled(self)
+        return True
+
+    def is_ready(self) -> bool:
+        """Return True while a signal waits."""
+        return bool(self._signals)
+
+    def reset(self) -> None:
+        """Do nothing: a signal is used up by the release that it makes, not by a reset."""
+
+    def next_runs(self, n: int, after: datetime | None = None) -> list[datetime]:
+        """Return nothing: nobody knows when the next signal comes."""
+        checks.whole("n", n, least=0)
+        return []
+
+    def _has_permit(self) -> bool:
+        if self._permits is None:
+            return True
+        try:
+            self._permits.pop()
+        except IndexError:
+            return False
+        return True
+
+    # For the engine.
+
+    @property
+    def waiting(self) -> int:
+        """How many signals wait in the channel."""
+        return len(self._signals)
+
+    def bind(self, owner: SignalOwner) -> None:
+        """Tell *owner* of each signal from now on."""
+        self._owner = owner
+
+    def close(self) -> None:
+        """Take no more signals: the task was removed."""
+        self._closed = True
+        self._owner = None
+        self._signals.clear()
+
+    def take_signal(self) -> tuple[object, datetime] | None:
+        """Take the next signal out of the channel: its payload and when it was fired."""
+        try:
+            return self._signals.popleft()
+        except IndexError:
+            return None
+
+    def give_permit(self) -> None:
+        """Let one more signal wait: the run of an earlier one has started."""
+        if self._permits is not None:
+            self._permits.append(None)
+
+    def collect(self, now: datetime) -> bool:
+        """Take over what waits in the queue the user gave, as far as ``maxsize`` allows.
+
+        Not under the lock: the queue is the user's. Returns whether there was anything.
+        """
+        found = False
+        while self.trigger is not None and self._has_permit():
+            try:
+                event = self.trigger.get_nowait()
+            except queue.Empty:
+                self.give_permit()
+                break
+            self._signals.append((event, now))
+            found = True
+        return found
+
+    def __repr__(self) -> str:
+        """Show how many signals wait; never their payloads."""
+        return f"<EventTrigger, {len(self._signals)} waiting>"
