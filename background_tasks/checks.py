@@ -32,6 +32,7 @@ Duration = int | float | timedelta
 
 _LONGEST = timedelta(days=36525)  # a hundred years: far above it datetime arithmetic overflows
 LONGEST_SECONDS = _LONGEST.total_seconds()
+_LONGEST_ERROR = 2_000  # characters
 _NAME_LENGTH = 200  # characters; a guess at what still fits a table or a log line
 _NOT_SYNCHRONOUS = 0x20 | 0x80 | 0x200  # inspect.CO_GENERATOR, CO_COROUTINE, CO_ASYNC_GENERATOR
 
@@ -48,11 +49,13 @@ def shown(value: object) -> str:
 
 
 def error_text(error: BaseException) -> str:
-    """Return the text of *error*; never raises."""
+    """Return *error* as "ValueError: its text", or its name alone; never raises."""
     try:
-        return str(error)
+        words = str(error)
     except BaseException:  # a foreign __str__ may raise anything, SystemExit included
-        return f"<{type(error).__name__} that cannot be shown>"
+        words = "<cannot be shown>"
+    name = type(error).__qualname__
+    return f"{name}: {words[:_LONGEST_ERROR]}" if words else name
 
 
 def number(rule: str, value: object) -> int | float:

@@ -60,8 +60,9 @@ class Reporter:
             return False  # a listener asks: it would wait for itself
         return bool(self._changes) or self._teller is not None
 
-    def tell(self) -> None:
-        """Tell all there is to tell, unless another thread is at it."""
+    def tell(self) -> bool:
+        """Tell all there is to tell, unless another call is at it; return whether this one did."""
+        told = False
         while self._changes and self._telling.acquire(blocking=False):
             self._teller = self._get_ident()
             try:
@@ -69,6 +70,8 @@ class Reporter:
             finally:
                 self._teller = None
                 self._telling.release()
+            told = True
+        return told
 
     def _tell_all(self) -> None:
         while self._changes:
@@ -125,20 +128,22 @@ def _run_fields(execution: Execution) -> dict[str, object]:
     if execution.missed:
         fields["background_tasks.run.missed"] = execution.missed
     if execution.error:
-        kind, _, message = execution.error.partition(": ")
-        fields["exception.type"] = kind
-        fields["exception.message"] = message
+        fields.update(_error_fields(execution.error))
         fields["exception.stacktrace"] = execution.traceback
     return fields
+
+
+def _error_fields(error: str) -> dict[str, object]:
+    kind, _, message = error.partition(": ")
+    return {"exception.type": kind, "exception.message": message}
 
 
 def _log_failure(change: Change, listener: object, error: BaseException) -> None:
     name = getattr(listener, "__qualname__", type(listener).__name__)
     fields = {
         **_fields(change),
+        **_error_fields(error_text(error)),
         "event.name": "background_tasks.listener.failed",
         "background_tasks.listener": str(name),
-        "exception.type": type(error).__qualname__,
-        "exception.message": error_text(error),
     }
     log(_LISTENER_FAILED, "listener failed", fields)

@@ -23,7 +23,6 @@ __all__ = ["attempt"]
 
 _FRAMES = 20  # the innermost ones; a RecursionError has thousands
 _LONGEST_TRACEBACK = 16_000  # characters
-_LONGEST_ERROR = 2_000  # characters
 _NOT_DONE = (CoroutineType, GeneratorType, AsyncGeneratorType)
 
 
@@ -43,7 +42,7 @@ def attempt(
         return Outcome(
             primitives.utc_now(),
             cost,
-            error=_error_text(error),
+            error=error_text(error),
             traceback=_traceback_text(error),
             retry_after=_retry_after(error, task, execution.attempts),
         )
@@ -83,12 +82,6 @@ def _retry_after(error: BaseException, task: Task, attempts: int) -> float | Non
     elif not isinstance(error, policy.retry_on):
         return None
     return policy.delay_before(attempts, random.random())
-
-
-def _error_text(error: BaseException) -> str:
-    text = error_text(error)
-    name = type(error).__qualname__
-    return f"{name}: {text[:_LONGEST_ERROR]}" if text else name
 
 
 def _traceback_text(error: BaseException) -> str:

@@ -227,7 +227,7 @@ class Scheduler:
         try:
             if self._known(task_id) is not None:
                 self._engine.remove(task_id, self._primitives.utc_now())
-            self._notify()
+            self._wake_waiters()  # its run_task may wait for a retry that will not be
         finally:
             self._unlock()
 
@@ -406,6 +406,7 @@ class Scheduler:
             try:
                 self._leave_run()
                 self._engine.finish(run, outcome)
+                self._notify()
                 claimed = self._claim()
             finally:
                 self._unlock()
@@ -555,8 +556,6 @@ class Scheduler:
     def _unlock(self) -> None:
         """Let the lock go, then do what must not be done under it."""
         engine = self._engine
-        if self._waiters and engine.running <= self._exempt:
-            self._notify()
         self._rouse()
         self._lock.release()
         if engine.rung:
@@ -602,14 +601,21 @@ class Scheduler:
                 self._lock.release()
 
     def _tell(self) -> None:
-        self._reporter.tell()
-        if self._waiters:  # somebody may wait for listeners to have been told
+        if self._reporter.tell() and self._waiters:  # some wait for listeners to have been told
             self._acquire()
             self._notify()
             self._unlock()
 
     def _notify(self) -> None:
-        """Let the threads that wait look again; the lock is held."""
+        """Let the threads that wait look again, unless tasks run; the lock is held.
+
+        Called after each change that can end a wait, but not by those that wait: they would
+        wake themselves for ever.
+        """
+        if self._engine.running <= self._exempt:
+            self._wake_waiters()
+
+    def _wake_waiters(self) -> None:
         for waiter in self._waiters:
             waiter.set()
 
@@ -632,8 +638,8 @@ class Scheduler:
         self._acquire()
         own = self._busy.get(self._primitives.get_ident(), 0)
         self._exempt += own
-        self._waiters.append(waiter)
         self._notify()  # another run that waits for the others no longer waits for this one
+        self._waiters.append(waiter)
         try:
             while not condition(self._exempt if own else 0):
                 left = None if end is None else end - monotonic()
@@ -795,6 +801,7 @@ class Scheduler:
                 poll = False
                 claimed = self._claim()
                 more = engine.has_due(now)
+                self._notify()  # what was overdue may have passed without a run
             finally:
                 self._unlock()
             self._hand_to_pool(claimed)
@@ -844,6 +851,7 @@ class Scheduler:
         try:
             for arm, due in answers:
                 self._engine.rearmed(arm, due)
+            self._notify()
         finally:
             self._unlock()
 
@@ -914,6 +922,7 @@ class Scheduler:
                 if run is None:
                     self._engine.give_back_slot()
                     self._leave_run()
+                    self._notify()
                     return
                 claimed = self._claim()
             finally:

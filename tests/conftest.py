@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
 
-from background_tasks import Scheduler
+from background_tasks import Change, ChangeKind, Scheduler
 
 settings.register_profile("suite", derandomize=True, deadline=None, max_examples=100)
 settings.load_profile("suite")
@@ -60,13 +60,28 @@ def gate() -> Iterator[Gate]:
     made.leave.set()
 
 
-@pytest.fixture
-def calls() -> Callable[[str], Callable[[], None]]:
-    """Return a maker of task functions that note their name in the maker's ``made`` list."""
+class Watch:
+    """A listener that keeps the changes it is told and lets a test wait for one."""
 
-    def maker(name: str) -> Callable[[], None]:
-        return lambda: made.append(name)
+    def __init__(self, scheduler: Scheduler) -> None:
+        """Listen to *scheduler*."""
+        self.changes: list[Change] = []
+        self._heard = threading.Condition()
+        scheduler.add_listener(self._hear)
 
-    made: list[str] = []
-    maker.made = made  # type: ignore[attr-defined]
-    return maker
+    def _hear(self, change: Change) -> None:
+        with self._heard:
+            self.changes.append(change)
+            self._heard.notify_all()
+
+    def kinds(self) -> list[str]:
+        """Return the kinds of the changes so far, in order."""
+        with self._heard:
+            return [change.kind.value for change in self.changes]
+
+    def wait_for(self, kind: ChangeKind, times: int = 1) -> None:
+        """Wait until a change of *kind* was told so many times."""
+        with self._heard:
+            assert self._heard.wait_for(
+                lambda: sum(change.kind is kind for change in self.changes) >= times, timeout=10
+            )
