@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
 from background_tasks.checks import shown
@@ -59,7 +60,7 @@ def configure_logging(
     handler: logging.StreamHandler[Any] = logging.StreamHandler(out)
     handler.set_name(_HANDLER)
     handler.setFormatter(
-        JsonFormatter(_FORMAT, rename_fields=_RENAMED, timestamp=True, json_default=shown)
+        JsonFormatter(_FORMAT, rename_fields=_RENAMED, timestamp=True, json_default=_json_of)
     )
     for installed in list(logger.handlers):
         if installed.get_name() == _HANDLER:
@@ -70,6 +71,11 @@ def configure_logging(
 
 
 _HANDLER = "background_tasks.json"
+
+
+def _json_of(value: object) -> str:
+    """Return a text for what JSON does not know."""
+    return value.isoformat() if isinstance(value, datetime) else shown(value)
 
 
 def _level(level: object) -> int:

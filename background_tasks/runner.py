@@ -89,7 +89,7 @@ def _traceback_text(error: BaseException) -> str:
         lines = traceback.format_exception(
             type(error), error, _beyond_us(error.__traceback__), limit=-_FRAMES
         )
-    except BaseException as second:  # a foreign __str__ may raise anything, and often
+    except BaseException as second:  # no memory, or an error that is not what it seems
         return f"<traceback cannot be shown: {type(second).__name__}>"
     return "".join(lines)[-_LONGEST_TRACEBACK:]
 

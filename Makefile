@@ -1,0 +1,77 @@
+# Each target makes the .venv it needs, from nothing but Python 3.10 or later and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SOURCES := background_tasks tests
+VERSIONS := 3.10 3.11 3.12 3.13
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo format lint typecheck test coverage versions release-check check bench build clean
+
+help:  ## Print this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+install: $(READY)  ## Make .venv with the package and all it is developed with
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group dev
+	touch $@
+
+demo: $(READY)  ## Run the example agent for ten seconds
+	$(BIN)/python -m background_tasks demo
+
+format: $(READY)  ## Rewrite the sources in the house style
+	$(BIN)/ruff check --fix --quiet $(SOURCES)
+	$(BIN)/ruff format --quiet $(SOURCES)
+
+lint: $(READY)  ## Report what is not in the house style
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+
+typecheck: $(READY)  ## Check the types
+	$(BIN)/mypy
+
+test: $(READY)  ## Run the tests
+	$(BIN)/python -m pytest
+
+coverage: $(READY)  ## Run the tests and show which branches they leave out
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage report
+
+versions:  ## Run the tests on each Python of 3.10 to 3.13 that is installed
+	@for version in $(VERSIONS); do \
+	    python=$$(PYENV_VERSION= command -v python$$version || true); \
+	    "$$python" -c '' 2>/dev/null || python=$$(ls -d "$$HOME"/.pyenv/versions/$$version.*/bin/python 2>/dev/null | tail -1); \
+	    if [ -z "$$python" ]; then echo "Python $$version: not installed"; continue; fi; \
+	    venv=build/venv-$$version; \
+	    if [ ! -e $$venv/.ready ] || [ pyproject.toml -nt $$venv/.ready ]; then \
+	        "$$python" -m venv $$venv \
+	        && $$venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1" \
+	        && $$venv/bin/python -m pip install --quiet --disable-pip-version-check --editable . --group test \
+	        && touch $$venv/.ready || exit 1; \
+	    fi; \
+	    echo "Python $$version: $$($$venv/bin/python --version)"; \
+	    $$venv/bin/python -m pytest -q -p no:cacheprovider || exit 1; \
+	done
+
+release-check: $(READY)  ## Check that the version heads the changelog
+	$(BIN)/python -c 'import re, pathlib; \
+	version = re.search(r"^version = \"(.+)\"", pathlib.Path("pyproject.toml").read_text(), re.M)[1]; \
+	heads = re.findall(r"^## \[(.+?)\]", pathlib.Path("CHANGELOG.md").read_text(), re.M); \
+	assert version in heads[:2], f"CHANGELOG.md starts with {heads[:2]}, not {version}"'
+
+check: lint typecheck release-check coverage test versions  ## All that must hold before a change lands
+
+bench:  ## Say what the benchmarks will hold
+	@echo "burst, backlog, lateness, rate, event, priority, idle, add, memory, cron storm, calls, growth"
+
+build: $(READY)  ## Build the sdist and the wheel into dist/
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check build
+	$(BIN)/python -m build --outdir dist
+
+clean:  ## Remove all that the other targets made
+	rm -rf $(VENV) build dist .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,2156 @@
+"""Every decision of the engine, with the time passed by hand and no thread anywhere."""
+
+from __future__ import annotations
+
+import logging
+import math
+from datetime import datetime, timedelta, timezone
+from queue import Queue
+from typing import Any
+
+import pytest
+
+from background_tasks import engine as engine_module
+from background_tasks.changes import Change, ChangeKind
+from background_tasks.engine import Arm, Engine, Outcome, Run, TaskState
+from background_tasks.resources import Resources
+from background_tasks.task import Status, Task
+from background_tasks.trigger import EventTrigger, OneTimeTrigger, PeriodicTrigger, Trigger
+
+NOON = datetime(2025, 6, 1, 12, 0, tzinfo=timezone.utc)
+MANY = 100  # more than any test releases in one go
+RELEASED, STARTED = ChangeKind.RUN_RELEASED, ChangeKind.RUN_STARTED
+
+
+# The registry
+
+
+def test_ids_count_from_zero() -> None:
+    """Each task gets the next ID, and an ID is never given again."""
+    engine = _engine()
+    states = [_add(engine), _add(engine)]
+    engine.remove(1, _at(0))
+
+    assert [state.task.id for state in states] == [0, 1]
+    assert _add(engine).task.id == 2
+    assert engine.last_task_id == 2
+    assert sorted(engine.states) == [0, 2]
+
+
+def test_adding_arms_the_timers() -> None:
+    """The first run is one interval after the task was added."""
+    engine = _engine()
+
+    _add(engine, PeriodicTrigger(10), now=5)
+
+    assert engine.next_due() == _at(15)
+
+
+def test_adding_takes_up_signals_fired_before() -> None:
+    """What was fired before the task was added is released."""
+    engine = _engine()
+    trigger = EventTrigger()
+    trigger.fire("early")
+    _add(engine, trigger)
+
+    assert engine.release(_at(0), MANY) == 1
+    assert _start(engine).execution.event == "early"
+
+
+def test_starting_anew_counts_anew() -> None:
+    """arm_all counts an interval from then, and a timer comes due once, not twice."""
+    engine = _engine()
+    _add(engine, PeriodicTrigger(10))
+
+    engine.arm_all(_at(4))
+
+    assert engine.release(_at(13), MANY) == 0
+    assert engine.release(_at(14), MANY) == 1
+
+
+def test_starting_anew_leaves_spent_triggers_spent() -> None:
+    """A one-time trigger that fired does not fire again."""
+    engine = _engine()
+    _add(engine, OneTimeTrigger(1), PeriodicTrigger(100))
+    _succeed(engine, _released(engine, now=1))
+
+    engine.arm_all(_at(50))
+
+    assert engine.next_due() == _at(150)
+
+
+def test_starting_anew_takes_up_signals_once() -> None:
+    """A signal that waits is released once, however often it is rung."""
+    engine = _engine()
+    trigger = EventTrigger()
+    _add(engine, trigger)
+    trigger.fire()
+
+    engine.arm_all(_at(0))
+    engine.arm_all(_at(0))
+
+    assert engine.release(_at(0), MANY) == 1
+
+
+def test_removing_drops_what_waits() -> None:
+    """A ready and a pending run end as DROPPED and never start."""
+    engine = _engine()
+    state = _add(engine)
+    engine.request(state, "ready", _at(0))
+    engine.request(state, "pending", _at(0))
+
+    engine.remove(0, _at(1))
+
+    assert [(e.event, e.status) for e in state.task.execution_hist] == [
+        ("ready", Status.DROPPED),
+        ("pending", Status.DROPPED),
+    ]
+    assert state.task.execution_hist[0].ended_at == _at(1)
+    assert engine.take(_at(1)) is None
+    assert engine.is_idle(_at(1))
+
+
+def test_removing_lets_a_running_run_finish() -> None:
+    """What runs goes on and is recorded on the task that is gone."""
+    engine = _engine()
+    state = _add(engine)
+    run = _requested(engine, state)
+    engine.remove(0, _at(1))
+
+    _succeed(engine, run, now=2)
+
+    assert _history(state) == [Status.SUCCESS]
+    assert engine.stats().running == 0
+    assert 0 not in engine.states
+
+
+def test_removing_takes_the_retries_away() -> None:
+    """A run that fails after its task was removed is not tried again."""
+    engine = _engine()
+    state = _add(engine)
+    run = _requested(engine, state)
+    engine.remove(0, _at(1))
+
+    _fail(engine, run, now=2, retry_after=5)
+
+    assert _history(state) == [Status.FAILED]
+    assert engine.next_due() is None
+
+
+@pytest.mark.parametrize("delay", [0, 5], ids=["ready again", "waits for its delay"])
+def test_removing_drops_a_retry(delay: float) -> None:
+    """A run between two attempts ends as DROPPED, once."""
+    engine = _engine()
+    state = _add(engine)
+    _fail(engine, _requested(engine, state), retry_after=delay)
+
+    engine.remove(0, _at(1))
+
+    assert _history(state) == [Status.DROPPED]
+    assert engine.next_due() is None
+    assert engine.take(_at(9)) is None
+    assert not engine.live
+
+
+def test_removing_drops_a_retry_behind_others() -> None:
+    """A retry that waits behind a ready run ends as DROPPED, once."""
+    engine = _engine()
+    state = _add(engine)
+    run = _requested(engine, state)
+    engine.request(state, None, _at(0))
+    _fail(engine, run, retry_after=0)
+
+    engine.remove(0, _at(1))
+
+    assert _history(state) == [Status.DROPPED, Status.DROPPED]
+    assert engine.stats().dropped == 2
+
+
+def test_removing_disarms_timers() -> None:
+    """Nothing of a removed task comes due."""
+    engine = _engine()
+    _add(engine, PeriodicTrigger(10), OneTimeTrigger(5))
+
+    engine.remove(0, _at(1))
+
+    assert engine.next_due() is None
+    assert engine.release(_at(100), MANY) == 0
+
+
+def test_removing_closes_the_channel() -> None:
+    """Signals that wait are dropped with their task, later ones are refused."""
+    engine = _engine()
+    state = _add(engine, EventTrigger())
+    assert _fire(engine, state)
+
+    engine.remove(0, _at(1))
+
+    assert not _fire(engine, state)
+    assert engine.release(_at(1), MANY) == 0
+    assert engine.is_idle(_at(1))
+
+
+def test_removing_a_disabled_task_leaves_nothing_held() -> None:
+    """What the task held back is dropped, and the counts are right for those that stay."""
+    engine = _engine()
+    other, state = _add(engine), _add(engine, enabled=False)
+    engine.request(state, None, _at(0))
+    engine.remove(state.task.id, _at(0))
+
+    engine.request(other, None, _at(0))
+
+    assert engine.stats().pending == 1
+    assert not engine.is_idle(_at(0))
+
+
+# Timers
+
+
+def test_nothing_is_released_before_it_is_due() -> None:
+    """A microsecond early is early; the due instant itself is not."""
+    engine = _engine()
+    _add(engine, PeriodicTrigger(10))
+
+    assert engine.release(_at(10) - timedelta(microseconds=1), MANY) == 0
+    assert engine.take(_at(10)) is None
+    assert engine.release(_at(10), MANY) == 1
+    assert engine.take(_at(10)) is not None
+
+
+def test_a_run_knows_when_it_was_due() -> None:
+    """The execution tells when it was due, noticed, started and ended."""
+    engine = _engine()
+    state = _add(engine, PeriodicTrigger(10), name="report")
+    run = _released(engine, now=10.5)
+    _succeed(engine, run, now=12, results="done")
+
+    execution = state.task.execution_hist[0]
+
+    assert (execution.scheduled_at, execution.released_at) == (_at(10), _at(10.5))
+    assert (execution.started_at, execution.ended_at) == (_at(10.5), _at(12))
+    assert (execution.task_id, execution.task_name, execution.attempts) == (0, "report", 1)
+    assert (execution.status, execution.results) == (Status.SUCCESS, "done")
+
+
+def test_late_interval_runs_once() -> None:
+    """One late run stands for all occurrences that were missed, and says how many."""
+    engine = _engine()
+    _add(engine, PeriodicTrigger(10))
+
+    run = _released(engine, now=35)
+
+    assert run.execution.scheduled_at == _at(30)
+    assert run.execution.missed == 2
+    assert engine.stats().skipped == 2
+    assert engine.next_due() == _at(40)
+
+
+def test_no_second_run_waits() -> None:
+    """While a run waits, further occurrences are counted on it."""
+    engine = _engine()
+    _add(engine, PeriodicTrigger(10))
+    assert engine.release(_at(10), MANY) == 1
+
+    assert engine.release(_at(45), MANY) == 0
+
+    assert engine.stats().pending == 1
+    assert engine.stats().skipped == 3
+    assert _start(engine, now=45).execution.missed == 3
+
+
+def test_one_run_waits_behind_a_running_one() -> None:
+    """While a run is running one further run waits, with the rest counted on it."""
+    engine = _engine()
+    _add(engine, PeriodicTrigger(10))
+    first = _released(engine, now=10)
+
+    assert [engine.release(_at(now), MANY) for now in (20, 30, 40)] == [1, 0, 0]
+    _succeed(engine, first, now=41)
+
+    assert _start(engine, now=41).execution.missed == 2
+
+
+def test_missed_all_runs_each_oldest_first() -> None:
+    """With missed="all" each occurrence makes a run, the oldest first."""
+    engine = _engine()
+    _add(engine, PeriodicTrigger(10), missed="all", max_instances=3)
+
+    assert engine.release(_at(35), MANY) == 3
+
+    runs = [_start(engine, now=35) for _ in range(3)]
+    assert [run.execution.scheduled_at for run in runs] == [_at(10), _at(20), _at(30)]
+    assert engine.stats().skipped == 0
+
+
+def test_missed_all_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Occurrences beyond MAX_CATCH_UP are counted on the last run, not run."""
+    monkeypatch.setattr(engine_module, "MAX_CATCH_UP", 2)
+    engine = _engine()
+    _add(engine, PeriodicTrigger(10), missed="all", max_instances=2)
+
+    assert engine.release(_at(55), MANY) == 2
+
+    assert [_start(engine).execution.missed for _ in range(2)] == [0, 3]
+    assert engine.stats().skipped == 3
+    assert engine.next_due() == _at(60)
+
+
+def test_a_thousand_are_made_up() -> None:
+    """With missed="all" a thousand occurrences are run, as the README promises."""
+    engine = _engine()
+    _add(engine, PeriodicTrigger(1), missed="all")
+
+    assert engine.release(_at(1500), MANY) == 1000
+    assert engine.stats().skipped == 500
+
+
+def test_missed_all_up_to_the_bound_counts_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exactly MAX_CATCH_UP occurrences are all run and none is counted."""
+    monkeypatch.setattr(engine_module, "MAX_CATCH_UP", 2)
+    engine = _engine()
+    _add(engine, PeriodicTrigger(10), missed="all")
+
+    assert engine.release(_at(25), MANY) == 2
+    assert engine.stats().skipped == 0
+
+
+def test_missed_all_beyond_grace_and_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where none is left to stand for them, those beyond MAX_CATCH_UP are still counted."""
+    monkeypatch.setattr(engine_module, "MAX_CATCH_UP", 2)
+    engine = _engine()
+    state = _add(engine, PeriodicTrigger(10), missed="all", misfire_grace=1)
+
+    assert engine.release(_at(55), MANY) == 0
+
+    assert _history(state) == [Status.MISSED, Status.MISSED]
+    assert engine.stats().skipped == 3
+
+
+@pytest.mark.parametrize(
+    ("now", "released", "skipped"),
+    [
+        pytest.param(30, 1, 2, id="on time"),
+        pytest.param(31, 1, 2, id="just on time"),
+        pytest.param(31.1, 0, 3, id="late"),
+    ],
+)
+def test_missed_skip_runs_none_that_is_late(now: float, released: int, skipped: int) -> None:
+    """With missed="skip" a late occurrence is counted; one that is on time runs."""
+    engine = _engine()
+    state = _add(engine, PeriodicTrigger(10), missed="skip")
+
+    assert engine.release(_at(now), MANY) == released
+
+    assert engine.stats().skipped == skipped
+    assert _history(state) == []
+    assert engine.next_due() == _at(40)
+
+
+def test_grace_says_what_is_late_for_skip() -> None:
+    """With missed="skip" a run within misfire_grace is not late."""
+    engine = _engine()
+    _add(engine, PeriodicTrigger(10), missed="skip", misfire_grace=5)
+
+    assert engine.release(_at(14), MANY) == 1
+    assert engine.release(_at(26), MANY) == 0
+
+
+def test_no_grace_at_all_is_late_for_skip() -> None:
+    """With missed="skip" and a grace of 0 anything late is counted, as with a larger grace."""
+    engine = _engine()
+    state = _add(engine, PeriodicTrigger(10), missed="skip", misfire_grace=0)
+
+    assert engine.release(_at(10.5), MANY) == 0
+
+    assert _history(state) == []
+    assert engine.stats().skipped == 1
+
+
+@pytest.mark.parametrize(
+    ("now", "released", "history"),
+    [(15, 1, []), (15.001, 0, [Status.MISSED])],
+    ids=["just in time", "too late"],
+)
+def test_misfire_grace(now: float, released: int, history: list[Status]) -> None:
+    """A run released later than the grace is recorded as MISSED instead of being run."""
+    engine = _engine()
+    state = _add(engine, PeriodicTrigger(10), misfire_grace=5)
+
+    assert engine.release(_at(now), MANY) == released
+
+    assert _history(state) == history
+    assert engine.stats().pending == released
+
+
+def test_a_missed_run_is_a_whole_record() -> None:
+    """It says when it was due and for how many more it stands, and it never started."""
+    engine = _engine()
+    state = _add(engine, PeriodicTrigger(10), misfire_grace=1)
+    engine.release(_at(25), MANY)
+
+    execution = state.task.execution_hist[0]
+
+    assert (execution.scheduled_at, execution.ended_at) == (_at(20), _at(25))
+    assert (execution.missed, execution.attempts, execution.started_at) == (1, 0, None)
+    assert engine.stats().missed == 1
+    assert engine.stats().released == 1
+
+
+def test_grace_holds_for_each_when_all_are_made_up() -> None:
+    """With missed="all" those beyond the grace are MISSED and the others run."""
+    engine = _engine()
+    state = _add(engine, PeriodicTrigger(10), missed="all", misfire_grace=10)
+
+    assert engine.release(_at(35), MANY) == 1
+
+    assert _history(state) == [Status.MISSED, Status.MISSED]
+    assert _start(engine).execution.scheduled_at == _at(30)
+
+
+def test_release_looks_at_so_many() -> None:
+    """It stops after *most* due times and says that there is more."""
+    engine = _engine()
+    for _ in range(3):
+        _add(engine, PeriodicTrigger(10))
+
+    assert engine.release(_at(10), 2) == 2
+    assert engine.has_due(_at(10))
+    assert engine.release(_at(10), 2) == 1
+    assert not engine.has_due(_at(10))
+
+
+def test_urgent_comes_first_among_those_due_together() -> None:
+    """A batch takes the most urgent of those due at one instant."""
+    engine = _engine()
+    for priority in (0, 9, 5):
+        _add(engine, PeriodicTrigger(10), priority=priority)
+
+    engine.release(_at(10), 2)
+
+    assert [_start(engine).state.task.priority for _ in range(2)] == [9, 5]
+
+
+def test_nothing_is_released_while_paused() -> None:
+    """Timers, retries and signals wait until it goes on."""
+    engine = _engine()
+    _add(engine, PeriodicTrigger(10))
+    _fire(engine, _add(engine, EventTrigger()))
+    engine.is_paused = True
+
+    assert engine.release(_at(10), MANY) == 0
+    assert not engine.has_due(_at(10))
+    engine.is_paused = False
+    assert engine.release(_at(10), MANY) == 2
+
+
+def test_trigger_with_an_end_comes_to_rest() -> None:
+    """Beyond its end a trigger is never due again."""
+    engine = _engine()
+    _add(engine, PeriodicTrigger(10, end=_at(15)))
+
+    assert engine.release(_at(10), MANY) == 1
+    assert engine.next_due() is None
+
+
+# Mode "delay"
+
+
+def test_delay_counts_from_the_end() -> None:
+    """The next run is due one interval after the last one has ended."""
+    engine = _engine()
+    _add(engine, PeriodicTrigger(10, mode="delay"))
+    run = _released(engine, now=10)
+    assert engine.next_due() is None
+
+    _succeed(engine, run, now=17)
+
+    assert engine.next_due() == _at(27)
+
+
+def test_delay_counts_from_the_last_attempt() -> None:
+    """Between the attempts of a run nothing else of the trigger is due."""
+    engine = _engine()
+    _add(engine, PeriodicTrigger(10, mode="delay"))
+    _fail(engine, _released(engine, now=10), now=11, retry_after=3)
+    assert engine.next_due() == _at(14)
+
+    _fail(engine, _released(engine, now=14), now=15)
+
+    assert engine.next_due() == _at(25)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"missed": "skip"}, {"misfire_grace": 1}, {"misfire_grace": 1, "missed": "all"}],
+    ids=["skipped", "MISSED", "MISSED of all"],
+)
+def test_delay_goes_on_when_there_is_no_run(settings: dict[str, Any]) -> None:
+    """Where a late occurrence makes no run the next is counted from when that was decided."""
+    engine = _engine()
+    _add(engine, PeriodicTrigger(10, mode="delay"), **settings)
+
+    assert engine.release(_at(15), MANY) == 0
+
+    assert engine.next_due() == _at(25)
+
+
+def test_delay_goes_on_while_disabled() -> None:
+    """An occurrence that passes while the task is disabled does not end the trigger."""
+    engine = _engine()
+    _add(engine, PeriodicTrigger(10, mode="delay"), enabled=False)
+
+    assert engine.release(_at(12), MANY) == 0
+
+    assert engine.next_due() == _at(22)
+    assert engine.stats().skipped == 1
+
+
+def test_delay_with_all_missed_makes_one_run() -> None:
+    """With no grid there is one occurrence to make up, not many."""
+    engine = _engine()
+    _add(engine, PeriodicTrigger(10, mode="delay"), missed="all")
+
+    assert engine.release(_at(100), MANY) == 1
+    assert engine.next_due() is None
+
+
+# Disabled tasks
+
+
+def test_timers_pass_while_disabled() -> None:
+    """Occurrences are counted as skipped, and the grid goes on."""
+    engine = _engine()
+    state = _add(engine, PeriodicTrigger(10))
+    engine.set_enabled(state, False, _at(0))
+    assert engine.release(_at(35), MANY) == 0
+
+    engine.set_enabled(state, True, _at(36))
+
+    assert engine.stats().skipped == 3
+    assert engine.release(_at(39), MANY) == 0
+    assert engine.release(_at(40), MANY) == 1
+
+
+def test_events_wait_while_disabled() -> None:
+    """Signals stay in the channel and run, in order, when the task is enabled."""
+    engine = _engine()
+    state = _add(engine, EventTrigger(), enabled=False, max_instances=2)
+    _fire(engine, state, "first")
+    _fire(engine, state, "second")
+    assert engine.release(_at(0), MANY) == 0
+    assert engine.is_idle(_at(0))
+
+    engine.set_enabled(state, True, _at(1))
+
+    assert engine.release(_at(1), MANY) == 2
+    assert [_start(engine).execution.event for _ in range(2)] == ["first", "second"]
+
+
+def test_a_ready_run_is_held_while_disabled() -> None:
+    """It goes back to the front of its task's queue and runs first when enabled."""
+    engine = _engine()
+    state = _add(engine)
+    for event in ("a", "b"):
+        engine.request(state, event, _at(0))
+
+    engine.set_enabled(state, False, _at(1))
+    assert engine.take(_at(1)) is None
+    assert engine.stats().pending == 2
+    assert engine.is_idle(_at(1))
+    engine.set_enabled(state, True, _at(2))
+
+    assert _start(engine).execution.event == "a"
+
+
+def test_the_only_run_is_held_while_disabled() -> None:
+    """A ready run with none behind it is kept, too."""
+    engine = _engine()
+    state = _add(engine)
+    engine.request(state, None, _at(0))
+
+    engine.set_enabled(state, False, _at(1))
+    engine.set_enabled(state, True, _at(2))
+
+    assert engine.take(_at(2)) is not None
+    assert engine.take(_at(2)) is None
+
+
+def test_requests_wait_while_disabled() -> None:
+    """A run that is asked for waits until the task is enabled."""
+    engine = _engine()
+    state = _add(engine, enabled=False)
+    engine.request(state, "asked", _at(0))
+    assert engine.take(_at(0)) is None
+
+    engine.set_enabled(state, True, _at(1))
+
+    assert _start(engine).execution.event == "asked"
+
+
+def test_a_retry_waits_while_disabled() -> None:
+    """A retry that comes due meanwhile runs when the task is enabled."""
+    engine = _engine()
+    state = _add(engine)
+    run = _requested(engine, state)
+    engine.set_enabled(state, False, _at(1))
+    _fail(engine, run, now=2, retry_after=5)
+    engine.release(_at(7), MANY)
+    assert engine.take(_at(7)) is None
+    assert engine.is_idle(_at(7))
+
+    engine.set_enabled(state, True, _at(8))
+
+    assert engine.take(_at(8)) is run
+
+
+def test_disabling_lets_a_running_run_finish() -> None:
+    """What runs goes on."""
+    engine = _engine()
+    state = _add(engine)
+    run = _requested(engine, state)
+
+    engine.set_enabled(state, False, _at(1))
+    _succeed(engine, run, now=2)
+
+    assert _history(state) == [Status.SUCCESS]
+
+
+def test_enabling_twice_counts_once() -> None:
+    """Setting what is set already changes nothing, in either direction."""
+    engine = _engine()
+    state = _add(engine)
+    engine.request(state, None, _at(0))
+    for enabled in (True, False, False, True, True):
+        engine.set_enabled(state, enabled, _at(0))
+
+    assert not engine.is_idle(_at(0))
+    _succeed(engine, _start(engine))
+    assert engine.is_idle(_at(0))
+
+
+# Priority and order
+
+
+def test_urgent_goes_first() -> None:
+    """Of two runs released together the one of higher priority starts first."""
+    engine = _engine()
+    low, high = _add(engine, priority=-1), _add(engine, priority=1)
+    for state in (low, high):
+        engine.request(state, None, _at(0))
+
+    assert _start(engine).state is high
+    assert _start(engine).state is low
+
+
+def test_waiting_outweighs_priority() -> None:
+    """With five seconds a point, five seconds of waiting make up for one."""
+    engine = _engine(aging=5.0)
+    low, high = _add(engine), _add(engine, priority=1)
+    engine.request(low, None, _at(0))
+    engine.request(high, None, _at(6))
+
+    assert _start(engine, now=6).state is low
+
+
+def test_own_backlog_earns_nothing() -> None:
+    """A run counts as waiting from when it could have started, not from its release."""
+    engine = _engine(aging=5.0)
+    flood, other = _add(engine), _add(engine)
+    for _ in range(2):
+        engine.request(flood, None, _at(0))
+    first = _start(engine, now=0)
+    engine.request(other, None, _at(8))
+    _succeed(engine, first, now=9)
+
+    assert _start(engine, now=9).state is other
+
+
+def test_new_priority_moves_a_ready_run() -> None:
+    """A run that is ready is found under its task's new priority."""
+    engine = _engine(aging=math.inf)
+    first, second = _add(engine), _add(engine)
+    for state in (first, second):
+        engine.request(state, None, _at(0))
+
+    engine.set_priority(second, 1, _at(0))
+
+    assert _start(engine).state is second
+
+
+def test_new_priority_keeps_the_stamp() -> None:
+    """What a run has waited so far still counts under its new priority."""
+    engine = _engine(aging=5.0)
+    old, young = _add(engine), _add(engine)
+    engine.request(old, None, _at(0))
+    engine.request(young, None, _at(4))
+
+    engine.set_priority(old, 0, _at(100))
+
+    assert _start(engine, now=100).state is old
+
+
+def test_new_priority_moves_timers() -> None:
+    """Among timers due together the new priority counts."""
+    engine = _engine()
+    _add(engine, PeriodicTrigger(10), priority=1)
+    state = _add(engine, PeriodicTrigger(10), EventTrigger())
+
+    engine.set_priority(state, 2, _at(0))
+    engine.release(_at(10), 1)
+
+    assert _start(engine, now=10).state is state
+    assert state.task.priority == 2
+
+
+def test_new_priority_moves_a_retry() -> None:
+    """Among what is due together a retry counts with its task's new priority."""
+    engine = _engine()
+    _add(engine, PeriodicTrigger(10), priority=1)
+    state = _add(engine)
+    _fail(engine, _requested(engine, state), retry_after=10)
+
+    engine.set_priority(state, 2, _at(0))
+    engine.release(_at(10), 1)
+
+    assert _start(engine, now=10).state is state
+
+
+# Instances
+
+
+def test_one_instance_at_a_time() -> None:
+    """By default the second run of a task waits until the first has ended."""
+    engine = _engine()
+    state = _add(engine)
+    first = _requested(engine, state)
+    engine.request(state, None, _at(0))
+    assert engine.take(_at(0)) is None
+
+    _succeed(engine, first, now=1)
+
+    assert engine.take(_at(1)) is not None
+
+
+def test_as_many_instances_as_allowed() -> None:
+    """With max_instances=2 two run at once and the third waits."""
+    engine = _engine()
+    state = _add(engine, max_instances=2)
+    for _ in range(3):
+        engine.request(state, None, _at(0))
+
+    runs = [engine.take(_at(0)) for _ in range(3)]
+
+    assert [run is not None for run in runs] == [True, True, False]
+    assert state.running == 2
+    assert engine.stats().pending == 1
+
+
+def test_a_retry_that_waits_is_no_instance() -> None:
+    """While a run waits for its retry the next run of the task may start."""
+    engine = _engine()
+    state = _add(engine)
+    run = _requested(engine, state)
+    engine.request(state, "next", _at(0))
+
+    _fail(engine, run, now=1, retry_after=60)
+
+    assert _start(engine, now=1).execution.event == "next"
+
+
+# Retries
+
+
+def test_retry_after_its_delay() -> None:
+    """The next attempt is due after the delay and is the same execution."""
+    engine = _engine()
+    state = _add(engine)
+    run = _requested(engine, state, now=0)
+
+    _fail(engine, run, now=1, retry_after=5)
+
+    assert run.execution.status == Status.RETRYING
+    assert engine.release(_at(5.9), MANY) == 0
+    assert engine.release(_at(6), MANY) == 1
+    assert engine.take(_at(6)) is run
+    assert (run.execution.attempts, run.execution.started_at) == (2, _at(0))
+    assert engine.stats().retries == 1
+
+
+def test_retry_at_once() -> None:
+    """Without a delay the next attempt is ready at once."""
+    engine = _engine()
+    run = _requested(engine, _add(engine))
+
+    _fail(engine, run, now=1, retry_after=0)
+
+    assert engine.next_due() is None
+    assert engine.take(_at(1)) is run
+
+
+def test_retry_at_once_waits_its_turn() -> None:
+    """Without a delay the next attempt goes behind the runs of its task that wait."""
+    engine = _engine()
+    state = _add(engine)
+    run = _requested(engine, state)
+    engine.request(state, "waited", _at(0))
+
+    _fail(engine, run, now=1, retry_after=0)
+
+    second = _start(engine, now=1)
+    assert second.execution.event == "waited"
+    _succeed(engine, second, now=2)
+    assert engine.take(_at(2)) is run
+
+
+def test_last_attempt_fails() -> None:
+    """Without a further attempt the run ends as FAILED, with its error and traceback."""
+    engine = _engine()
+    state = _add(engine)
+    run = _requested(engine, state)
+
+    _fail(engine, run, now=3)
+
+    execution = state.task.execution_hist[0]
+    assert execution.status == Status.FAILED
+    assert (execution.error, execution.traceback) == ("ValueError: no", "Traceback: no")
+    assert (execution.results, execution.ended_at) == (None, _at(3))
+
+
+def test_retry_succeeds() -> None:
+    """A run of which the second attempt returns is a SUCCESS, recorded once."""
+    engine = _engine()
+    state = _add(engine)
+    run = _requested(engine, state)
+    _fail(engine, run, retry_after=0)
+
+    _succeed(engine, _start(engine), results="at last")
+
+    assert [e.results for e in state.task.execution_hist] == ["at last"]
+    assert _history(state) == [Status.SUCCESS]
+    assert engine.stats().failed == 0
+
+
+def test_error_of_the_last_failed_attempt_stays() -> None:
+    """A run that succeeded in the end still tells what had failed, as Execution says."""
+    engine = _engine()
+    state = _add(engine)
+    _fail(engine, _requested(engine, state), retry_after=0)
+
+    _succeed(engine, _start(engine))
+
+    assert state.task.execution_hist[0].error == "ValueError: no"
+    assert state.task.execution_hist[0].traceback == "Traceback: no"
+
+
+def test_attempts_add_up() -> None:
+    """The resources of an execution are the sum over its attempts."""
+    engine = _engine()
+    run = _requested(engine, _add(engine))
+    for retry_after in (0.0, None):
+        cost = Resources(1.0, 0.25, 0.5)
+        engine.finish(run, Outcome(_at(1), cost, error="no", retry_after=retry_after))
+        engine.take(_at(1))
+
+    assert run.execution.resources == Resources(2.0, 0.5, 1.0)
+
+
+def test_a_run_is_live_until_it_ends() -> None:
+    """It is live while it runs and between its attempts, not before and not after."""
+    engine = _engine()
+    state = _add(engine)
+    engine.request(state, None, _at(0))
+    assert not engine.live
+    run = _start(engine)
+    assert engine.live == {0: run}
+    _fail(engine, run, retry_after=0)
+    assert engine.live == {0: run}
+
+    _succeed(engine, _start(engine))
+
+    assert not engine.live
+
+
+# Timeout
+
+
+def test_timeout_asks_the_run_to_give_up() -> None:
+    """After its timeout an attempt is cancelled, and that is noted once."""
+    engine = _engine()
+    run = _requested(engine, _add(engine, timeout=5), now=1)
+    engine.release(_at(5.9), MANY)
+    assert not run.execution.cancelled
+
+    assert engine.release(_at(6), MANY) == 0
+    engine.release(_at(60), MANY)
+
+    assert run.execution.cancelled
+    assert run.execution.status == Status.RUNNING
+    overdue = [c for c in engine.changes if c.kind is ChangeKind.RUN_OVERDUE]
+    assert [(c.at, c.reason) for c in overdue] == [
+        (_at(6), "runs longer than its timeout of 5 seconds")
+    ]
+
+
+def test_a_run_in_time_is_not_overdue() -> None:
+    """Once it has ended its timeout is forgotten."""
+    engine = _engine()
+    run = _requested(engine, _add(engine, timeout=5))
+
+    _succeed(engine, run, now=4)
+
+    assert engine.next_due() is None
+    assert not run.execution.cancelled
+
+
+def test_each_attempt_has_its_time() -> None:
+    """A further attempt is not cancelled before it has had its own timeout."""
+    engine = _engine()
+    run = _requested(engine, _add(engine, timeout=5))
+    engine.release(_at(5), MANY)
+    _fail(engine, run, now=6, retry_after=0)
+
+    _start(engine, now=6)
+
+    assert not run.execution.cancelled
+    assert engine.next_due() == _at(11)
+
+
+def test_a_run_of_a_removed_task_is_overdue_too() -> None:
+    """The function is still asked to give up."""
+    engine = _engine()
+    run = _requested(engine, _add(engine, timeout=5))
+    engine.remove(0, _at(1))
+
+    engine.release(_at(5), MANY)
+
+    assert run.execution.cancelled
+
+
+# One-time tasks
+
+
+@pytest.mark.parametrize("succeeds", [True, False])
+def test_one_time_task_goes_when_it_has_run(succeeds: bool) -> None:
+    """A task whose triggers are spent is removed after its run, whatever came of it."""
+    engine = _engine()
+    state = _add(engine, OneTimeTrigger(5))
+    run = _released(engine, now=5)
+    assert 0 in engine.states
+
+    (_succeed if succeeds else _fail)(engine, run, now=6)
+
+    assert not engine.states
+    assert len(state.task.execution_hist) == 1
+    assert engine.changes[-1].kind is ChangeKind.TASK_REMOVED
+
+
+def test_one_time_task_stays_for_its_retries() -> None:
+    """It is removed after the last attempt, not before."""
+    engine = _engine()
+    state = _add(engine, OneTimeTrigger(5))
+    _fail(engine, _released(engine, now=5), now=5, retry_after=1)
+    assert 0 in engine.states
+
+    _succeed(engine, _released(engine, now=6), now=6)
+
+    assert not engine.states
+    assert _history(state) == [Status.SUCCESS]
+
+
+def test_one_time_task_stays_for_its_other_trigger() -> None:
+    """It is removed when all its triggers are spent."""
+    engine = _engine()
+    _add(engine, OneTimeTrigger(5), OneTimeTrigger(9))
+    _succeed(engine, _released(engine, now=5), now=5)
+    assert 0 in engine.states
+
+    _succeed(engine, _released(engine, now=9), now=9)
+
+    assert not engine.states
+
+
+def test_one_time_task_stays_for_what_waits() -> None:
+    """A run that was asked for meanwhile is run before the task goes."""
+    engine = _engine()
+    state = _add(engine, OneTimeTrigger(5))
+    run = _released(engine, now=5)
+    engine.request(state, None, _at(5))
+    _succeed(engine, run, now=6)
+    assert 0 in engine.states
+
+    _succeed(engine, _start(engine), now=6)
+
+    assert not engine.states
+
+
+def test_one_time_task_stays_for_what_runs() -> None:
+    """It goes with the end of the last of several runs."""
+    engine = _engine()
+    state = _add(engine, OneTimeTrigger(5), max_instances=2)
+    runs = [_released(engine, now=5), _requested(engine, state, now=5)]
+    _succeed(engine, runs[0], now=6)
+    assert 0 in engine.states
+
+    _succeed(engine, runs[1], now=7)
+
+    assert not engine.states
+
+
+def test_one_time_task_that_ran_when_asked_stays() -> None:
+    """A run that was asked for does not use up the trigger."""
+    engine = _engine()
+    state = _add(engine, OneTimeTrigger(5))
+
+    _succeed(engine, _requested(engine, state))
+
+    assert 0 in engine.states
+    assert engine.next_due() == _at(5)
+
+
+@pytest.mark.parametrize("other", [PeriodicTrigger(60), EventTrigger()], ids=repr)
+def test_task_with_another_trigger_stays(other: Trigger) -> None:
+    """A task of which only some triggers are one-time ones is not removed."""
+    engine = _engine()
+    _add(engine, OneTimeTrigger(5), other)
+
+    _succeed(engine, _released(engine, now=5))
+
+    assert 0 in engine.states
+
+
+def test_task_without_triggers_stays() -> None:
+    """A task that runs when asked is never spent."""
+    engine = _engine()
+
+    _succeed(engine, _requested(engine, _add(engine)))
+
+    assert 0 in engine.states
+
+
+def test_one_time_task_that_was_missed_goes() -> None:
+    """A trigger whose run was missed is spent all the same."""
+    engine = _engine()
+    state = _add(engine, OneTimeTrigger(5), misfire_grace=1)
+
+    engine.release(_at(60), MANY)
+
+    assert _history(state) == [Status.MISSED]
+    assert not engine.states
+    assert engine.next_due() is None
+
+
+def test_one_time_task_whose_time_passed_disabled_stays() -> None:
+    """It never ran: it is kept, spent, to be asked for a run."""
+    engine = _engine()
+    _add(engine, OneTimeTrigger(5), enabled=False)
+
+    engine.release(_at(5), MANY)
+
+    assert 0 in engine.states
+    assert engine.stats().skipped == 1
+    assert engine.next_due() is None
+
+
+def test_one_time_task_goes_when_its_last_trigger_is_skipped() -> None:
+    """A task that has run, and all whose triggers are spent, is gone."""
+    engine = _engine()
+    _add(engine, OneTimeTrigger(5), OneTimeTrigger(9), missed="skip")
+    _succeed(engine, _released(engine, now=5))
+
+    engine.release(_at(60), MANY)
+
+    assert not engine.states
+
+
+# Quarantine
+
+
+def test_quarantine_disables_and_says_why() -> None:
+    """The task is disabled with the reason on it, and that is noted as an error."""
+    engine = _engine()
+    state = _add(engine)
+    engine.request(state, None, _at(0))
+
+    engine.quarantine(state, "its trigger raised", _at(1))
+
+    assert not state.task.enabled
+    assert state.task.quarantine == "its trigger raised"
+    assert engine.take(_at(1)) is None
+    assert engine.changes[-1] == Change(
+        kind=ChangeKind.TASK_QUARANTINED,
+        at=_at(1),
+        task_id=0,
+        task_name="task",
+        reason="its trigger raised",
+    )
+
+
+def test_enabling_lifts_a_quarantine() -> None:
+    """Once enabled the task runs, and the reason is gone."""
+    engine = _engine()
+    state = _add(engine)
+    engine.request(state, None, _at(0))
+    engine.quarantine(state, "its trigger raised", _at(1))
+
+    engine.set_enabled(state, True, _at(2))
+
+    assert state.task.quarantine is None
+    assert engine.take(_at(2)) is not None
+
+
+def test_a_removed_task_is_not_quarantined() -> None:
+    """Its trigger raised too late to matter."""
+    engine = _engine()
+    state = _add(engine)
+    engine.remove(0, _at(0))
+    told = len(engine.changes)
+
+    engine.quarantine(state, "its trigger raised", _at(1))
+
+    assert state.task.quarantine is None
+    assert len(engine.changes) == told
+
+
+# Custom triggers
+
+
+def test_custom_trigger_is_asked_every_tick() -> None:
+    """It is claimed when added, and once given back it is asked at each poll."""
+    engine = _engine()
+    state = _add(engine, _Custom())
+    (arm,) = engine.custom_arms([state])
+    assert engine.to_ask(poll=True) == []
+
+    engine.rearmed(arm, None)
+
+    assert engine.to_ask(poll=False) == []
+    assert engine.to_ask(poll=True) == [arm]
+    assert engine.to_ask(poll=True) == []
+
+
+def test_custom_trigger_that_is_ready_makes_a_run() -> None:
+    """A run is released when it says that it is ready."""
+    engine, state, arm = _with_custom()
+    engine.to_ask(poll=True)
+
+    engine.answered(arm, _at(3))
+    engine.rearmed(arm, None)
+
+    run = _start(engine, now=3)
+    assert run.state is state
+    assert run.execution.scheduled_at == _at(3)
+    assert engine.take(_at(3)) is None
+
+
+def test_custom_trigger_with_a_time_is_asked_then() -> None:
+    """One that knows when it is due is not asked before."""
+    engine, _, arm = _with_custom(due=10)
+    assert engine.to_ask(poll=True) == []
+    assert engine.next_due() == _at(10)
+
+    assert engine.release(_at(10), MANY) == 0
+
+    assert engine.to_ask(poll=False) == [arm]
+    assert engine.next_due() is None
+
+
+def test_custom_trigger_is_not_asked_while_disabled() -> None:
+    """It is asked at the first poll after its task was enabled."""
+    engine, state, arm = _with_custom()
+    engine.set_enabled(state, False, _at(0))
+    assert engine.to_ask(poll=True) == []
+
+    engine.set_enabled(state, True, _at(1))
+
+    assert engine.to_ask(poll=True) == [arm]
+
+
+def test_custom_trigger_due_while_disabled_is_asked_later() -> None:
+    """Its time passes, and it is asked at the first poll after its task was enabled."""
+    engine, state, arm = _with_custom(due=10)
+    engine.set_enabled(state, False, _at(0))
+    engine.release(_at(10), MANY)
+    assert engine.to_ask(poll=True) == []
+
+    engine.set_enabled(state, True, _at(11))
+
+    assert engine.to_ask(poll=True) == [arm]
+
+
+def test_custom_trigger_that_waits_is_not_polled_when_enabled() -> None:
+    """One whose time is still to come is not asked because its task was enabled."""
+    engine, state, _ = _with_custom(due=10)
+    engine.set_enabled(state, False, _at(0))
+
+    engine.set_enabled(state, True, _at(1))
+
+    assert engine.to_ask(poll=True) == []
+
+
+def test_custom_trigger_is_not_asked_while_paused() -> None:
+    """Nothing is asked of the user's triggers after a stop."""
+    engine, _, _ = _with_custom()
+    engine.is_paused = True
+
+    assert engine.to_ask(poll=True) == []
+
+
+def test_custom_trigger_being_asked_is_left_alone() -> None:
+    """While a thread asks it, neither enabling nor a start has it asked by another."""
+    engine, state, _ = _with_custom()
+    engine.to_ask(poll=True)
+
+    engine.set_enabled(state, False, _at(0))
+    engine.set_enabled(state, True, _at(0))
+
+    assert engine.to_ask(poll=True) == []
+    assert engine.custom_arms([state]) == []
+
+
+def test_custom_trigger_due_while_it_is_asked_is_not_asked_twice() -> None:
+    """A start resets it: until that is done its old due time has nobody else ask it."""
+    engine, state, arm = _with_custom(due=10)
+    assert engine.custom_arms([state]) == [arm]
+
+    engine.release(_at(10), MANY)
+
+    assert engine.to_ask(poll=True) == []
+
+
+def test_custom_trigger_without_a_time_forgets_the_old_one() -> None:
+    """One that had a due time and names none now is asked once a tick, not twice."""
+    engine, state, arm = _with_custom(due=10)
+    engine.custom_arms([state])
+    engine.rearmed(arm, None)
+
+    engine.release(_at(10), MANY)
+
+    assert engine.to_ask(poll=True) == [arm]
+
+
+def test_custom_periodic_trigger_in_delay_mode_is_asked_once() -> None:
+    """The end of its run does not have it asked twice at one tick."""
+    engine = _engine()
+    state = _add(engine, _CustomPeriodic(10, mode="delay"))
+    (arm,) = engine.custom_arms([state])
+    engine.answered(arm, _at(10))
+    arm.trigger.reset()  # real time is far beyond its due time
+    engine.rearmed(arm, None)
+    _succeed(engine, _start(engine), now=12)
+
+    engine.release(_at(22), MANY)
+
+    assert engine.to_ask(poll=True) == [arm]
+
+
+def test_custom_one_time_task_goes_however_quick_its_run() -> None:
+    """It is removed although its run ended before its trigger was reset."""
+    engine = _engine()
+    state = _add(engine, _CustomOnce(at=NOON))
+    (arm,) = engine.custom_arms([state])
+    engine.answered(arm, _at(0))
+    _succeed(engine, _start(engine))
+
+    arm.trigger.reset()
+    engine.rearmed(arm, None)
+
+    assert not engine.states
+
+
+def test_custom_trigger_of_a_removed_task_is_given_up() -> None:
+    """An answer that comes after the removal makes no run, and it is never asked again."""
+    engine, _, arm = _with_custom()
+    engine.to_ask(poll=True)
+    engine.remove(0, _at(0))
+
+    engine.answered(arm, _at(1))
+    engine.rearmed(arm, _at(5))
+
+    assert engine.take(_at(1)) is None
+    assert engine.next_due() is None
+    assert engine.is_idle(_at(1))
+
+
+def test_removing_takes_a_polled_trigger_away() -> None:
+    """It is not asked any more."""
+    engine, _, _ = _with_custom()
+
+    engine.remove(0, _at(0))
+
+    assert engine.to_ask(poll=True) == []
+
+
+def test_rearming_twice_leaves_one_time() -> None:
+    """A second due time replaces the first."""
+    engine, state, arm = _with_custom(due=10)
+    engine.custom_arms([state])
+
+    engine.rearmed(arm, _at(20))
+
+    assert engine.release(_at(10), MANY) == 0
+    assert engine.to_ask(poll=True) == []
+    assert engine.next_due() == _at(20)
+
+
+def test_starting_anew_leaves_custom_triggers_to_the_caller() -> None:
+    """arm_all resets nothing that has code of the user's in it."""
+    engine = _engine()
+    _add(engine, _CustomPeriodic(10))
+
+    engine.arm_all(_at(0))
+
+    assert engine.next_due() is None
+
+
+def test_subclass_that_changes_nothing_is_ours() -> None:
+    """It is armed as its base is, and nobody asks it."""
+    engine = _engine()
+    state = _add(engine, _Renamed(10))
+
+    assert engine.custom_arms([state]) == []
+    assert engine.next_due() == _at(10)
+
+
+def test_custom_event_trigger_hands_over_a_signal() -> None:
+    """A subclass of EventTrigger that says it is ready runs with its next signal."""
+    engine = _engine()
+    trigger = _CustomEvent()
+    trigger.fire("payload")
+    state = _add(engine, trigger)
+    (arm,) = engine.custom_arms([state])
+
+    engine.answered(arm, _at(1))
+
+    assert _start(engine).execution.event == "payload"
+
+
+def test_custom_event_trigger_may_be_ready_without_a_signal() -> None:
+    """It runs with no payload, due when it was asked."""
+    engine = _engine()
+    state = _add(engine, _CustomEvent())
+    (arm,) = engine.custom_arms([state])
+
+    engine.answered(arm, _at(1))
+
+    execution = _start(engine).execution
+    assert (execution.event, execution.scheduled_at) == (None, _at(1))
+
+
+def test_custom_event_trigger_keeps_its_maxsize() -> None:
+    """A run without a signal does not make room for one more signal."""
+    engine = _engine()
+    trigger = _CustomEvent(maxsize=1)
+    state = _add(engine, trigger)
+    (arm,) = engine.custom_arms([state])
+    engine.answered(arm, _at(1))
+    _start(engine)
+
+    assert trigger.fire()
+    assert not trigger.fire()
+
+
+def test_queue_of_the_users_is_looked_at_every_tick() -> None:
+    """It is asked at each poll, and what it gave makes runs with the next release."""
+    engine = _engine()
+    channel: Queue[object] = Queue()
+    trigger = EventTrigger(channel)
+    state = _add(engine, trigger)
+    channel.put("item")
+    (arm,) = engine.to_ask(poll=True)
+    assert trigger.collect(_at(1))
+
+    engine.answered(arm, _at(1))
+    engine.rearmed(arm, None)
+
+    assert engine.release(_at(1), MANY) == 1
+    assert _start(engine).execution.event == "item"
+    assert engine.to_ask(poll=True) == list(state.arms)
+
+
+# Events
+
+
+def test_each_signal_makes_a_run_in_order() -> None:
+    """Signals run one after the other with their payloads, due when they were fired."""
+    engine = _engine()
+    state = _add(engine, EventTrigger())
+    for number in (1, 2, 3):
+        assert _fire(engine, state, number, now=number)
+    assert engine.release(_at(5), MANY) == 3
+
+    runs = []
+    for _ in range(3):
+        runs.append(_start(engine, now=5))
+        _succeed(engine, runs[-1], now=5)
+
+    assert [run.execution.event for run in runs] == [1, 2, 3]
+    assert [run.execution.scheduled_at for run in runs] == [_at(1), _at(2), _at(3)]
+
+
+def test_maxsize_counts_until_the_start() -> None:
+    """A signal takes its room in the channel until its run starts, released or not."""
+    engine = _engine()
+    state = _add(engine, EventTrigger(maxsize=2))
+    assert _fire(engine, state)
+    assert _fire(engine, state)
+    engine.release(_at(0), MANY)
+    assert not _fire(engine, state)
+
+    _start(engine)
+
+    assert _fire(engine, state)
+    assert not _fire(engine, state)
+
+
+def test_a_retry_gives_no_further_room() -> None:
+    """Room is made by the first start of a run, not by its retries."""
+    engine = _engine()
+    state = _add(engine, EventTrigger(maxsize=1))
+    _fire(engine, state)
+    _fail(engine, _released(engine), retry_after=0)
+
+    _start(engine)
+
+    assert _fire(engine, state)
+    assert not _fire(engine, state)
+
+
+def test_coalesced_signals_share_a_run() -> None:
+    """While one waits a further one takes its place: one run, with the later payload."""
+    engine = _engine()
+    state = _add(engine, EventTrigger(coalesce=True))
+    _fire(engine, state, "first")
+    assert engine.release(_at(0), MANY) == 1
+    _fire(engine, state, "second")
+    assert engine.release(_at(1), MANY) == 0
+
+    execution = _start(engine).execution
+
+    assert (execution.event, execution.missed) == ("second", 1)
+    assert engine.stats().skipped == 1
+    assert engine.take(_at(1)) is None
+
+
+def test_coalescing_ends_with_the_start() -> None:
+    """A signal fired while the run is running makes a run of its own."""
+    engine = _engine()
+    state = _add(engine, EventTrigger(coalesce=True))
+    _fire(engine, state, "first")
+    first = _released(engine)
+    _fire(engine, state, "second")
+
+    assert engine.release(_at(1), MANY) == 1
+    _succeed(engine, first, now=1)
+    assert _start(engine, now=1).execution.event == "second"
+
+
+def test_signals_come_in_batches() -> None:
+    """A release takes so many signals, and the rest with the next."""
+    engine = _engine()
+    state = _add(engine, EventTrigger())
+    for number in range(5):
+        _fire(engine, state, number)
+
+    assert [engine.release(_at(0), 2) for _ in range(4)] == [2, 2, 1, 0]
+    assert engine.stats().pending == 5
+
+
+def test_a_batch_is_shared() -> None:
+    """The bound of a batch holds for all triggers together."""
+    engine = _engine()
+    states = [_add(engine, EventTrigger()) for _ in range(3)]
+    for state in states:
+        _fire(engine, state)
+        _fire(engine, state)
+
+    assert engine.release_signals(_at(0), 3) == 3
+    assert engine.has_due(_at(0))
+    assert engine.release_signals(_at(0), 9) == 3
+    assert not engine.has_due(_at(0))
+
+
+def test_a_signal_missed_no_grace() -> None:
+    """An event is never too late: the grace is for what has a due time."""
+    engine = _engine()
+    state = _add(engine, EventTrigger(), misfire_grace=1)
+    _fire(engine, state, now=0)
+
+    assert engine.release(_at(60), MANY) == 1
+
+
+# Slots
+
+
+def test_slots_as_there_is_work() -> None:
+    """As many slots are claimed as there are runs that are ready, once."""
+    engine = _engine(slots=4)
+    for _ in range(2):
+        engine.request(_add(engine), None, _at(0))
+
+    assert engine.claim_slots() == 2
+    assert engine.claim_slots() == 0
+    assert engine.slots == 2
+
+
+def test_never_more_slots_than_allowed() -> None:
+    """However much is ready, max_running_tasks slots are claimed."""
+    engine = _engine(slots=2)
+    for _ in range(5):
+        engine.request(_add(engine), None, _at(0))
+
+    assert engine.claim_slots() == 2
+    assert engine.claim_slots() == 0
+
+
+def test_a_busy_slot_is_no_free_one() -> None:
+    """With one run in a slot and one ready a second slot is claimed."""
+    engine = _engine(slots=2)
+    states = [_add(engine), _add(engine)]
+    engine.request(states[0], None, _at(0))
+    assert engine.claim_slots() == 1
+    _start(engine)
+
+    engine.request(states[1], None, _at(0))
+
+    assert engine.claim_slots() == 1
+
+
+def test_a_slot_given_back_is_free() -> None:
+    """It can be claimed again."""
+    engine = _engine(slots=1)
+    engine.request(_add(engine), None, _at(0))
+    engine.claim_slots()
+
+    engine.give_back_slot()
+
+    assert engine.slots == 0
+    assert engine.claim_slots() == 1
+
+
+def test_an_inline_run_takes_no_slot() -> None:
+    """With one slot and one inline run a ready run still gets the slot."""
+    engine = _engine(slots=1)
+    engine.take_inline(_add(engine), None, _at(0))
+    engine.request(_add(engine), None, _at(0))
+
+    assert engine.claim_slots() == 1
+
+
+def test_nothing_starts_while_paused() -> None:
+    """No slot is claimed and no run taken after a stop, and the run is kept."""
+    engine = _engine()
+    engine.request(_add(engine), None, _at(0))
+    engine.is_paused = True
+
+    assert engine.claim_slots() == 0
+    assert engine.take(_at(0)) is None
+    engine.is_paused = False
+    assert engine.take(_at(0)) is not None
+
+
+def test_a_retry_is_kept_while_paused() -> None:
+    """A run that fails after the stop is tried again when it goes on."""
+    engine = _engine()
+    run = _requested(engine, _add(engine))
+    engine.is_paused = True
+    _fail(engine, run, retry_after=0)
+
+    engine.is_paused = False
+
+    assert engine.take(_at(0)) is run
+
+
+# Inline runs
+
+
+def test_inline_run_waits_for_nothing() -> None:
+    """It runs although the task is disabled and busy and the engine paused."""
+    engine = _engine(slots=1)
+    state = _add(engine)
+    _requested(engine, state)
+    engine.set_enabled(state, False, _at(0))
+    engine.is_paused = True
+
+    run = engine.take_inline(state, "event", _at(1))
+
+    assert run.execution.status == Status.RUNNING
+    assert (run.execution.event, run.execution.started_at) == ("event", _at(1))
+    assert engine.running == 2
+
+
+def test_inline_run_is_recorded() -> None:
+    """It is in the history and the counters as any other."""
+    engine = _engine()
+    state = _add(engine)
+
+    _succeed(engine, engine.take_inline(state, None, _at(0)), now=1)
+
+    assert _history(state) == [Status.SUCCESS]
+    assert engine.stats().succeeded == 1
+    assert engine.running == 0
+
+
+def test_inline_retry_waits_in_its_caller() -> None:
+    """It is in no queue: its caller starts the next attempt."""
+    engine = _engine()
+    run = engine.take_inline(_add(engine), None, _at(0))
+    _fail(engine, run, now=1, retry_after=5)
+    assert engine.next_due() is None
+    assert engine.take(_at(9)) is None
+    assert engine.stats().pending == 1
+
+    assert engine.retry_inline(run, _at(6))
+
+    assert run.execution.attempts == 2
+    assert engine.stats().pending == 0
+    assert engine.running == 1
+
+
+def test_inline_retry_at_once_is_in_no_queue() -> None:
+    """Without a delay, too, its caller starts the next attempt."""
+    engine = _engine()
+    run = engine.take_inline(_add(engine), None, _at(0))
+
+    _fail(engine, run, retry_after=0)
+
+    assert engine.take(_at(0)) is None
+    assert engine.retry_inline(run, _at(0))
+
+
+def test_inline_retry_ends_with_its_task() -> None:
+    """When the task was removed meanwhile the run is DROPPED and not started again."""
+    engine = _engine()
+    state = _add(engine)
+    run = engine.take_inline(state, None, _at(0))
+    _fail(engine, run, retry_after=5)
+
+    engine.remove(0, _at(1))
+
+    assert not engine.retry_inline(run, _at(5))
+    assert _history(state) == [Status.DROPPED]
+
+
+def test_queue_goes_on_after_an_inline_run() -> None:
+    """What waited for a free instance meanwhile may start."""
+    engine = _engine()
+    state = _add(engine)
+    inline = engine.take_inline(state, None, _at(0))
+    engine.request(state, None, _at(0))
+    assert engine.take(_at(0)) is None
+
+    _succeed(engine, inline, now=1)
+
+    assert engine.take(_at(1)) is not None
+
+
+# A clock set back
+
+
+@pytest.mark.parametrize("mode", ["rate", "delay"])
+def test_clock_set_back_does_not_stall_an_interval(mode: str) -> None:
+    """The next run is at most one interval away, an hour back or not."""
+    engine = _engine()
+    _add(engine, PeriodicTrigger(10, mode=mode))
+    engine.release(_at(5), MANY)
+
+    engine.release(_at(-3600), MANY)
+
+    assert engine.next_due() == _at(-3590)
+
+
+def test_clock_set_back_does_not_stall_a_delay() -> None:
+    """A one-time trigger waits no longer than its delay; an instant stays that instant."""
+    engine = _engine()
+    _add(engine, OneTimeTrigger(10))
+    _add(engine, OneTimeTrigger(at=_at(20)))
+    engine.release(_at(5), MANY)
+
+    engine.release(_at(-3600), MANY)
+
+    assert [due for due, _, _ in engine.first_due(2)] == [_at(-3590), _at(20)]
+
+
+def test_clock_slewed_moves_nothing() -> None:
+    """A second back is within what a clock is slewed by."""
+    engine = _engine()
+    _add(engine, PeriodicTrigger(10))
+    engine.release(_at(0), MANY)
+
+    engine.release(_at(-1), MANY)
+
+    assert engine.next_due() == _at(10)
+
+
+def test_clock_set_back_moves_a_retry() -> None:
+    """A retry is due as much earlier as the clock was set back."""
+    engine = _engine()
+    _fail(engine, _requested(engine, _add(engine)), now=0, retry_after=10)
+    engine.release(_at(4), MANY)
+
+    engine.release(_at(-3596), MANY)
+
+    assert engine.next_due() == _at(-3590)
+
+
+def test_clock_set_back_moves_a_deadline() -> None:
+    """A run has its timeout, no more and no less."""
+    engine = _engine()
+    run = _requested(engine, _add(engine, timeout=10), now=0)
+    engine.release(_at(4), MANY)
+    engine.release(_at(-3596), MANY)
+    assert not run.execution.cancelled
+
+    engine.release(_at(-3590), MANY)
+
+    assert run.execution.cancelled
+
+
+def test_clock_set_back_spares_what_began_after_it() -> None:
+    """A run that started after the clock was set back has its whole timeout."""
+    engine = _engine()
+    state = _add(engine, timeout=60)
+    engine.release(_at(3600), MANY)
+    run = _requested(engine, state, now=0)
+
+    engine.release(_at(1), MANY)
+
+    assert not run.execution.cancelled
+    assert engine.next_due() == _at(60)
+
+
+def test_clock_set_back_spares_a_retry_planned_after_it() -> None:
+    """A retry that was planned after the clock was set back waits for its whole delay."""
+    engine = _engine()
+    state = _add(engine)
+    engine.release(_at(3600), MANY)
+    _fail(engine, _requested(engine, state, now=0), now=0, retry_after=60)
+
+    engine.release(_at(1), MANY)
+
+    assert engine.next_due() == _at(60)
+
+
+@pytest.mark.parametrize("waits", ["ready", "pending"])
+def test_clock_set_back_leaves_a_retry_in_its_queue(waits: str) -> None:
+    """A retry whose turn is to come stays where it is, and is run once."""
+    engine = _engine()
+    state = _add(engine)
+    run = _requested(engine, state, now=0)
+    if waits == "pending":
+        engine.request(state, None, _at(0))
+    _fail(engine, run, retry_after=0)
+    engine.release(_at(0), MANY)
+
+    engine.release(_at(-3600), MANY)
+
+    assert engine.next_due() is None
+    runs = []
+    while (taken := engine.take(_at(-3600))) is not None:
+        runs.append(taken)
+        _succeed(engine, taken)
+    assert runs.count(run) == 1
+
+
+def test_clock_set_back_leaves_custom_triggers_alone() -> None:
+    """The due time that a trigger of the user's named stands."""
+    engine, _, _ = _with_custom(due=10)
+    engine.release(_at(5), MANY)
+
+    engine.release(_at(-3600), MANY)
+
+    assert engine.next_due() == _at(10)
+
+
+def test_clock_set_back_moves_nobody_to_the_front() -> None:
+    """A run released after the clock was set back does not pass those that waited."""
+    engine = _engine()
+    first, second = _add(engine), _add(engine)
+    engine.request(first, None, _at(0))
+    engine.request(second, None, _at(-3600))
+
+    assert _start(engine, now=-3600).state is first
+
+
+def test_clock_set_forward_makes_no_storm() -> None:
+    """A day ahead, an interval of ten seconds makes one run."""
+    engine = _engine()
+    _add(engine, PeriodicTrigger(10))
+
+    assert engine.release(_at(86_400), MANY) == 1
+    assert engine.release(_at(86_400), MANY) == 0
+
+
+# Idle
+
+
+def test_new_engine_is_idle() -> None:
+    """Nothing runs and nothing waits; a timer that is not due is no work."""
+    engine = _engine()
+    _add(engine, PeriodicTrigger(10))
+
+    assert engine.is_idle(_at(9))
+    assert not engine.is_idle(_at(10))
+
+
+def test_idle_from_release_to_end() -> None:
+    """It is not idle while a run is ready, runs or waits for its retry."""
+    engine = _engine()
+    engine.request(_add(engine), None, _at(0))
+    assert not engine.is_idle(_at(0))
+    run = _start(engine)
+    assert not engine.is_idle(_at(0))
+    _fail(engine, run, retry_after=5)
+    assert not engine.is_idle(_at(0))
+
+    _succeed(engine, _released(engine, now=5), now=6)
+
+    assert engine.is_idle(_at(6))
+
+
+def test_idle_but_for_the_caller() -> None:
+    """Runs that wait for the others themselves do not count."""
+    engine = _engine()
+    _requested(engine, _add(engine))
+
+    assert not engine.is_idle(_at(0))
+    assert engine.is_idle(_at(0), exempt=1)
+
+
+def test_a_fired_signal_is_work() -> None:
+    """It is not idle between a signal and its release."""
+    engine = _engine()
+    _fire(engine, _add(engine, EventTrigger()))
+
+    assert not engine.is_idle(_at(0))
+
+
+def test_asking_a_trigger_is_work() -> None:
+    """It is not idle while a trigger of the user's is being asked."""
+    engine, _, arm = _with_custom()
+    engine.to_ask(poll=True)
+    assert not engine.is_idle(_at(0))
+
+    engine.rearmed(arm, None)
+
+    assert engine.is_idle(_at(0))
+
+
+def test_paused_is_idle_when_nothing_runs() -> None:
+    """What waits, and what is overdue, is not waited for after a stop."""
+    engine = _engine()
+    _add(engine, PeriodicTrigger(10))
+    state = _add(engine)
+    run = _requested(engine, state)
+    engine.request(state, None, _at(0))
+    engine.is_paused = True
+    assert not engine.is_idle(_at(60))
+
+    _succeed(engine, run)
+
+    assert engine.is_idle(_at(60))
+
+
+def test_a_disabled_task_is_not_waited_for() -> None:
+    """An overdue timer of a disabled task is no work, before the next tick either."""
+    engine = _engine()
+    _add(engine, PeriodicTrigger(10), enabled=False)
+
+    assert engine.is_idle(_at(10))
+
+
+def test_signals_of_a_disabled_task_are_not_waited_for() -> None:
+    """A signal that waits for its task to be enabled is no work, before a tick either."""
+    engine = _engine()
+    _fire(engine, _add(engine, EventTrigger(), enabled=False))
+
+    assert engine.is_idle(_at(0))
+
+
+# Counters, history and what comes next
+
+
+def test_counters_add_up() -> None:
+    """Each run is in one counter, those of a removed task too."""
+    engine = _engine()
+    gone = _add(engine)
+    engine.request(gone, None, _at(0))
+    engine.remove(0, _at(0))
+    state = _add(engine, PeriodicTrigger(10), misfire_grace=1, max_instances=2)
+    engine.release(_at(15), MANY)
+    _succeed(engine, _requested(engine, state))
+    _fail(engine, _requested(engine, state))
+    _fail(engine, _requested(engine, state), retry_after=60)
+    _requested(engine, state)
+    engine.request(state, None, _at(15))
+
+    stats = engine.stats()
+
+    assert (stats.released, stats.tasks, stats.retries, stats.skipped) == (7, 1, 0, 0)
+    assert (stats.succeeded, stats.failed, stats.missed, stats.dropped) == (1, 1, 1, 1)
+    assert (stats.pending, stats.running) == (2, 1)
+
+
+def test_history_keeps_the_last() -> None:
+    """Only the last *history* executions stay, oldest first."""
+    engine = _engine()
+    state = _add(engine, history=2)
+
+    for event in "abc":
+        _succeed(engine, _requested(engine, state, event=event))
+
+    assert [execution.event for execution in state.task.execution_hist] == ["b", "c"]
+
+
+def test_no_history_is_kept_when_none_is_wanted() -> None:
+    """With history=0 runs are counted and noted, not kept."""
+    engine = _engine()
+    state = _add(engine, history=0)
+
+    _succeed(engine, _requested(engine, state))
+
+    assert state.task.execution_hist == []
+    assert engine.stats().succeeded == 1
+    assert engine.changes[-1].kind is ChangeKind.RUN_SUCCEEDED
+
+
+def test_results_are_left_out_when_not_wanted() -> None:
+    """With keep_results=False what the function returned is not kept."""
+    engine = _engine()
+    state = _add(engine, keep_results=False)
+
+    _succeed(engine, _requested(engine, state), results="large")
+
+    assert state.task.execution_hist[0].results is None
+
+
+def test_first_due_names_timers_and_retries() -> None:
+    """Soonest first, with the trigger, or None for a retry; deadlines are left out."""
+    engine = _engine()
+    timer = PeriodicTrigger(30)
+    state = _add(engine, timer)
+    other = _add(engine, timeout=1, max_instances=2)
+    _requested(engine, other)
+    _fail(engine, _requested(engine, other), retry_after=20)
+
+    assert engine.first_due(5) == [(_at(20), other.task, None), (_at(30), state.task, timer)]
+    assert engine.first_due(1) == [(_at(20), other.task, None)]
+    assert engine.first_due(0) == []
+
+
+# Changes
+
+
+def test_life_of_a_run_is_told() -> None:
+    """Each change of a task and its run is noted, in order."""
+    engine = _engine()
+    state = _add(engine, OneTimeTrigger(1))
+    _fail(engine, _released(engine, now=1), now=2, retry_after=0.5)
+    _succeed(engine, _released(engine, now=3), now=4)
+
+    assert [(change.kind, change.at) for change in engine.changes] == [
+        (ChangeKind.TASK_ADDED, _at(0)),
+        (RELEASED, _at(1)),
+        (STARTED, _at(1)),
+        (ChangeKind.RUN_RETRYING, _at(2)),
+        (STARTED, _at(3)),
+        (ChangeKind.RUN_SUCCEEDED, _at(4)),
+        (ChangeKind.TASK_REMOVED, _at(4)),
+    ]
+    assert engine.changes[3].reason == "next attempt in 0.5 seconds"
+    assert state.task.id == 0
+
+
+def test_ends_are_told() -> None:
+    """FAILED, MISSED and DROPPED each have their change."""
+    engine = _engine()
+    state = _add(engine, PeriodicTrigger(10), misfire_grace=1)
+    engine.release(_at(15), MANY)
+    _fail(engine, _requested(engine, state))
+    engine.request(state, None, _at(15))
+    engine.remove(0, _at(16))
+
+    kinds = [change.kind for change in engine.changes if change.kind not in (RELEASED, STARTED)]
+
+    assert kinds == [
+        ChangeKind.TASK_ADDED,
+        ChangeKind.RUN_MISSED,
+        ChangeKind.RUN_FAILED,
+        ChangeKind.RUN_DROPPED,
+        ChangeKind.TASK_REMOVED,
+    ]
+
+
+def test_a_change_shows_that_moment() -> None:
+    """The execution in a change is a copy that later changes do not touch."""
+    engine = _engine()
+    run = _requested(engine, _add(engine), now=1)
+    _succeed(engine, run, now=2)
+
+    seen = [change.execution.status for change in engine.changes if change.execution is not None]
+
+    assert seen == [Status.PENDING, Status.RUNNING, Status.SUCCESS]
+
+
+def test_change_of_the_scheduler_names_no_task() -> None:
+    """A change of no task has no task and no execution."""
+    engine = _engine()
+
+    engine.note(ChangeKind.STOPPED, _at(1))
+
+    assert list(engine.changes) == [Change(kind=ChangeKind.STOPPED, at=_at(1))]
+
+
+@pytest.mark.parametrize(
+    ("level", "expected"),
+    [
+        (logging.DEBUG, [RELEASED, STARTED, ChangeKind.RUN_SUCCEEDED, RELEASED, STARTED]),
+        (logging.INFO, [ChangeKind.RUN_SUCCEEDED]),
+        (logging.WARNING, []),
+    ],
+)
+def test_what_interests_nobody_is_not_noted(level: int, expected: list[ChangeKind]) -> None:
+    """Changes below the level are left out, those of inline runs too."""
+    engine = _engine()
+    state = _add(engine)
+    engine.changes.clear()
+    engine.level = level
+
+    _succeed(engine, _requested(engine, state))
+    run = engine.take_inline(state, None, _at(0))
+    seen = [change.kind for change in engine.changes]
+    _fail(engine, run)
+
+    assert seen == expected
+    assert engine.changes[-1].kind is ChangeKind.RUN_FAILED
+
+
+# What the tests share
+
+
+class _Custom(Trigger):
+    """A trigger of the user's, with just the two methods."""
+
+    def is_ready(self) -> bool:
+        """Return True always."""
+        return True
+
+    def reset(self) -> None:
+        """Do nothing."""
+
+
+class _CustomPeriodic(PeriodicTrigger):
+    """A trigger of ours with a method of the user's."""
+
+    def is_ready(self) -> bool:
+        """Return True always."""
+        return True
+
+
+class _CustomOnce(OneTimeTrigger):
+    """A one-time trigger with a method of the user's."""
+
+    def is_ready(self) -> bool:
+        """Return True until it has fired."""
+        return not self.is_spent
+
+
+class _CustomEvent(EventTrigger):
+    """An event trigger with a method of the user's."""
+
+    def is_ready(self) -> bool:
+        """Return True always."""
+        return True
+
+
+class _Renamed(PeriodicTrigger):
+    """A subclass that changes nothing."""
+
+
+class _Bell:
+    """What an EventTrigger rings: the engine, at a time given by hand."""
+
+    def __init__(self, engine: Engine, arm: Arm, now: datetime) -> None:
+        self._engine = engine
+        self._arm = arm
+        self._now = now
+
+    def signalled(self, trigger: EventTrigger) -> None:
+        """Ring."""
+        self._engine.ring(self._arm)
+
+    def now(self) -> datetime:
+        """Return the time that was given."""
+        return self._now
+
+
+def _at(seconds: float) -> datetime:
+    """Return the instant so many seconds after noon."""
+    return NOON + timedelta(seconds=seconds)
+
+
+def _engine(*, slots: int = 4, aging: float = 5.0) -> Engine:
+    return Engine(max_running_tasks=slots, aging=aging, on_time=timedelta(seconds=1))
+
+
+def _add(
+    engine: Engine, *triggers: Trigger, now: float = 0, name: str = "task", **settings: Any
+) -> TaskState:
+    return engine.add(Task(name, int, triggers=triggers, **settings), _at(now))
+
+
+def _with_custom(due: float | None = None) -> tuple[Engine, TaskState, Arm]:
+    """Return an engine with a custom trigger that was reset and is not being asked."""
+    engine = _engine()
+    state = _add(engine, _Custom())
+    (arm,) = engine.custom_arms([state])
+    engine.rearmed(arm, None if due is None else _at(due))
+    return engine, state, arm
+
+
+def _fire(engine: Engine, state: TaskState, event: object = True, now: float = 0) -> bool:
+    """Fire the task's only trigger as the scheduler would be told of it."""
+    trigger = state.task.triggers[0]
+    assert isinstance(trigger, EventTrigger)
+    if state.arms:
+        trigger.bind(_Bell(engine, state.arms[0], _at(now)))
+    return trigger.fire(event)
+
+
+def _start(engine: Engine, now: float = 0) -> Run:
+    """Start the best ready run."""
+    run = engine.take(_at(now))
+    assert run is not None
+    return run
+
+
+def _released(engine: Engine, now: float = 0) -> Run:
+    """Release what is due and start the best of it."""
+    engine.release(_at(now), MANY)
+    return _start(engine, now)
+
+
+def _requested(engine: Engine, state: TaskState, now: float = 0, *, event: object = None) -> Run:
+    """Ask for a run of the task and start the best ready run."""
+    engine.request(state, event, _at(now))
+    return _start(engine, now)
+
+
+def _succeed(engine: Engine, run: Run, now: float = 0, results: object = None) -> None:
+    engine.finish(run, Outcome(_at(now), Resources(), results))
+
+
+def _fail(engine: Engine, run: Run, now: float = 0, *, retry_after: float | None = None) -> None:
+    engine.finish(
+        run,
+        Outcome(
+            _at(now),
+            Resources(),
+            error="ValueError: no",
+            traceback="Traceback: no",
+            retry_after=retry_after,
+        ),
+    )
+
+
+def _history(state: TaskState) -> list[Status]:
+    return [execution.status for execution in state.task.execution_hist]

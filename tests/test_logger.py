@@ -1,0 +1,146 @@
+"""The log: nothing configured on import, JSON lines on request, one line a change."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from background_tasks import (
+    EventTrigger,
+    OneTimeTrigger,
+    RetryPolicy,
+    Scheduler,
+    Task,
+    configure_logging,
+)
+from background_tasks.logger import log, logger
+
+
+@pytest.fixture(autouse=True)
+def logger_as_before() -> Iterator[None]:
+    """Put the library's logger back as it was."""
+    handlers, level = list(logger.handlers), logger.level
+    yield
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
+
+
+def test_nothing_is_configured_on_import() -> None:
+    """There is a NullHandler and no level of its own."""
+    assert [type(handler) for handler in logger.handlers] == [logging.NullHandler]
+    assert logger.level == logging.NOTSET
+    assert logger.propagate
+
+
+def test_lines_of_a_run_that_fails_at_first() -> None:
+    """Each change of the run is one JSON line with stable fields."""
+    lines = io.StringIO()
+    configure_logging(level="DEBUG", stream=lines)
+    scheduler = Scheduler(1)
+    task = Task("fetch", _fail, triggers=[OneTimeTrigger(0)], retry_policy=RetryPolicy(1))
+    scheduler.add_task(task)
+    scheduler.run_tasks()
+    assert scheduler.wait_idle(10)
+    assert scheduler.stop()
+
+    records = [json.loads(line) for line in lines.getvalue().splitlines()]
+
+    assert [(r["event.name"], r["severity_text"]) for r in records] == [
+        ("background_tasks.task.added", "DEBUG"),
+        ("background_tasks.run.released", "DEBUG"),
+        ("background_tasks.run.started", "DEBUG"),
+        ("background_tasks.run.retrying", "WARNING"),
+        ("background_tasks.run.started", "DEBUG"),
+        ("background_tasks.run.failed", "ERROR"),
+        ("background_tasks.task.removed", "DEBUG"),
+        ("background_tasks.stopped", "INFO"),
+    ]
+    assert [r["message"] for r in records][3:] == [
+        "run retrying",
+        "run started",
+        "run failed",
+        "task removed",
+        "scheduler stopped",
+    ]
+    failed = records[5]
+    assert failed["logger"] == "background_tasks"
+    assert failed["background_tasks.task.name"] == "fetch"
+    assert failed["background_tasks.run.attempt"] == 2
+    assert failed["exception.type"] == "OSError"
+    assert failed["exception.message"] == "no route"
+    assert "in _fail" in failed["exception.stacktrace"]
+    assert failed["background_tasks.run.duration_s"] >= 0
+    assert failed["timestamp"].endswith("+00:00")
+
+
+def test_arguments_events_and_results_are_not_logged() -> None:
+    """They may be secret."""
+    lines = io.StringIO()
+    configure_logging(level=logging.DEBUG, stream=lines)
+    scheduler = Scheduler(1)
+    changed = EventTrigger()
+    task = Task("t", lambda key: key, args=["hush-args"], triggers=[changed])
+    scheduler.add_task(task)
+    changed.fire("hush-event")
+    scheduler.run_tasks()
+    assert scheduler.wait_idle(10)
+    assert scheduler.stop()
+
+    assert "hush" not in lines.getvalue()
+    assert "hush" not in repr(task) + repr(task.execution_hist) + repr(changed)
+
+
+def test_configured_twice_writes_once() -> None:
+    """The second call replaces the first's handler."""
+    first, second = io.StringIO(), io.StringIO()
+    configure_logging(stream=first)
+    configure_logging(level="warning", stream=second)
+
+    logger.info("too quiet")
+    logger.warning("loud")
+
+    assert first.getvalue() == ""
+    assert [json.loads(line)["message"] for line in second.getvalue().splitlines()] == ["loud"]
+
+
+def test_standard_error_is_the_default(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a stream, lines go there."""
+    configure_logging()
+
+    logger.info("here")
+
+    assert json.loads(capsys.readouterr().err)["message"] == "here"
+
+
+def test_a_handler_that_raises_harms_nobody() -> None:
+    """Logging never stops a run."""
+
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise RuntimeError("disk full")
+
+    logger.addHandler(Broken())
+    logger.setLevel(logging.DEBUG)
+    scheduler = Scheduler(1)
+    task = scheduler.add_task(Task("t", int))
+
+    assert scheduler.run_task(task.id).status == "SUCCESS"
+    log(logging.INFO, "still here", {})
+
+
+def test_values_that_are_no_json_are_shown() -> None:
+    """A field that JSON does not know is written as a short text."""
+    lines = io.StringIO()
+    configure_logging(stream=lines)
+
+    log(logging.INFO, "odd", {"thing": {1, 2}.__class__})
+
+    assert json.loads(lines.getvalue())["thing"] == "<class 'set'>"
+
+
+def _fail() -> None:
+    raise OSError("no route")

@@ -1,0 +1,220 @@
+"""The pool: a ThreadPoolExecutor of daemon workers that loses nothing when threads run out."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from concurrent.futures import Future, wait
+from typing import Any
+
+import pytest
+
+from background_tasks.pool import DaemonPool
+from background_tasks.primitives import Primitives
+from tests.conftest import Gate
+
+
+def test_submit_returns_a_future() -> None:
+    """As with any executor: results and exceptions come through it."""
+    with DaemonPool(2) as pool:
+        good, bad = pool.submit(pow, 2, 3), pool.submit(int, "x")
+
+        assert good.result(10) == 8
+        assert isinstance(bad.exception(10), ValueError)
+        assert list(pool.map(abs, [-1, -2])) == [1, 2]
+
+
+def test_workers_are_daemons_and_few(gate: Gate) -> None:
+    """No more threads than allowed, none while one is idle, and none that holds the exit."""
+    pool = DaemonPool(2, "probe")
+    for _ in range(3):
+        pool.submit(int).result(10)
+    futures = [pool.submit(gate) for _ in range(5)]
+    gate.wait_entered()
+    gate.wait_entered()
+
+    workers = [thread for thread in threading.enumerate() if thread.name.startswith("probe")]
+    assert [worker.daemon for worker in workers] == [True, True]
+    gate.leave.set()
+    assert not wait(futures, 10).not_done
+    pool.shutdown()
+    assert not any(worker.is_alive() for worker in workers)
+
+
+def test_hand_over_uses_idle_workers_only(gate: Gate) -> None:
+    """It says False when there is none, and starts no thread."""
+    pool = DaemonPool(1)
+    assert not pool.hand_over(gate)
+
+    pool.submit(gate)
+    gate.wait_entered()
+    assert not pool.hand_over(gate)
+    gate.leave.set()
+    pool.shutdown()
+    assert not pool.hand_over(gate)
+
+
+def test_hand_over_to_an_idle_worker() -> None:
+    """An idle worker takes the work."""
+    ran = threading.Event()
+    idle = threading.Event()
+    pool = DaemonPool(1)
+    pool._idle = _Telling(idle)  # type: ignore[assignment]
+    pool.submit(int).result(10)
+    assert idle.wait(10)
+
+    assert pool.hand_over(ran.set)
+
+    assert ran.wait(10)
+    pool.shutdown()
+
+
+def test_submit_after_shutdown() -> None:
+    """It is refused, as by any executor."""
+    pool = DaemonPool(1)
+    pool.shutdown()
+
+    with pytest.raises(RuntimeError, match="the pool was shut down"):
+        pool.submit(int)
+
+
+def test_shutdown_can_cancel_what_is_queued(gate: Gate) -> None:
+    """What has not started is cancelled; what runs goes on."""
+    pool = DaemonPool(1)
+    running = pool.submit(gate)
+    gate.wait_entered()
+    queued = [pool.submit(int) for _ in range(3)]
+
+    pool.shutdown(wait=False, cancel_futures=True)
+    gate.leave.set()
+    pool.shutdown()
+
+    assert all(future.cancelled() for future in queued)
+    assert running.done()
+    assert not running.cancelled()
+
+
+def test_a_cancelled_future_is_not_run(gate: Gate) -> None:
+    """A queued call that is cancelled never happens."""
+    calls: list[int] = []
+    pool = DaemonPool(1)
+    pool.submit(gate)
+    gate.wait_entered()
+    queued = pool.submit(calls.append, 1)
+
+    assert queued.cancel()
+    gate.leave.set()
+    pool.shutdown()
+
+    assert calls == []
+
+
+def test_join_has_a_timeout(gate: Gate) -> None:
+    """It says whether the workers have ended, and does not wait for its own thread."""
+    pool = DaemonPool(1)
+    pool.submit(gate)
+    gate.wait_entered()
+    pool.shutdown(wait=False)
+
+    assert not pool.join(0)
+    gate.leave.set()
+    assert pool.join(None)
+
+
+def test_join_from_a_worker_does_not_wait_for_itself() -> None:
+    """A task may wait for the other workers."""
+    pool = DaemonPool(1)
+
+    assert pool.submit(pool.join, 10).result(10)
+
+    pool.shutdown()
+
+
+def test_no_thread_and_no_worker_queues_nothing() -> None:
+    """When not even the first thread can be started, submit raises and the work never runs."""
+    pool = DaemonPool(1, primitives=Primitives(thread=_NoThread))
+    calls: list[int] = []
+
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        pool.submit(calls.append, 1)
+
+    pool.shutdown()
+    assert calls == []
+
+
+def test_no_further_thread_is_made_up_for(gate: Gate) -> None:
+    """With one worker living, the work waits for it when no second can be started."""
+    made: list[threading.Thread] = []
+
+    def first_only(**options: Any) -> threading.Thread:
+        made.append(threading.Thread(**options) if not made else _NoThread())
+        return made[-1]
+
+    pool = DaemonPool(2, primitives=Primitives(thread=first_only))
+    pool.submit(gate)
+    gate.wait_entered()
+
+    future: Future[int] = pool.submit(int)
+    gate.leave.set()
+
+    assert future.result(10) == 0
+    pool.shutdown()
+
+
+def test_the_workers_of_a_forgotten_pool_go_home() -> None:
+    """They know its queue only, so nothing keeps it alive."""
+    pool = DaemonPool(1, "forgotten")
+    pool.submit(int).result(10)
+    (worker,) = [t for t in threading.enumerate() if t.name.startswith("forgotten")]
+    gone = weakref.ref(pool)
+
+    del pool
+    gc.collect()
+
+    worker.join(10)
+    assert not worker.is_alive()
+    assert gone() is None
+
+
+def test_an_idle_worker_keeps_nothing_alive() -> None:
+    """Arguments and results of the last call can be collected while it waits."""
+    pool = DaemonPool(1)
+    argument = Thing()
+    pool.submit(id, argument).result(10)
+    gone = weakref.ref(argument)
+
+    del argument
+    pool.submit(int).result(10)
+
+    assert gone() is None
+    pool.shutdown()
+
+
+class Thing:
+    """Something that can be referred to weakly."""
+
+
+class _NoThread(threading.Thread):
+    """What a system without threads left gives."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__()
+
+    def start(self) -> None:
+        raise RuntimeError("can't start new thread")
+
+
+class _Telling:
+    """Stands for the tokens of idle workers and says when the first comes in."""
+
+    def __init__(self, came: threading.Event) -> None:
+        self._came = came
+        self._tokens: list[None] = []
+
+    def append(self, token: None) -> None:
+        self._tokens.append(token)
+        self._came.set()
+
+    def pop(self) -> None:
+        self._tokens.pop()

@@ -1,0 +1,446 @@
+"""Real threads: races forced rather than hoped for, and a little honest stress."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from background_tasks import (
+    ChangeKind,
+    EventTrigger,
+    OneTimeTrigger,
+    PeriodicTrigger,
+    Scheduler,
+    Status,
+    Task,
+    current_execution,
+)
+from background_tasks.primitives import Primitives
+from tests.conftest import Gate, Watch
+
+
+@pytest.fixture
+def hectic() -> Iterator[None]:
+    """Have the interpreter switch threads as often as it can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def test_fire_while_the_lock_is_held() -> None:
+    """It does not wait; whoever holds the lock sees the signal after letting go."""
+    ran = threading.Event()
+    changed = EventTrigger()
+    with Scheduler(1, tick_interval=3600) as scheduler:
+        scheduler.add_task(Task("t", ran.set, triggers=[changed]))
+
+        scheduler._acquire()
+        assert changed.fire()
+        scheduler._unlock()
+
+        assert ran.wait(10)
+
+
+def test_fire_in_a_signal_handler_while_the_lock_is_held() -> None:
+    """A real signal in the middle of a critical section neither blocks nor gets lost."""
+    ran = threading.Event()
+    changed = EventTrigger()
+    before = signal.signal(signal.SIGUSR1, lambda *_: changed.fire())
+    try:
+        with Scheduler(1, tick_interval=3600) as scheduler:
+            scheduler.add_task(Task("t", ran.set, triggers=[changed]))
+
+            scheduler._acquire()
+            os.kill(os.getpid(), signal.SIGUSR1)
+            scheduler._unlock()
+
+            assert ran.wait(10)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_fire_with_an_idle_worker_needs_no_scheduler_thread() -> None:
+    """The second signal is handed to the worker of the first by the firing thread."""
+    changed = EventTrigger()
+    ran = threading.Semaphore(0)
+    with Scheduler(1, tick_interval=3600) as scheduler:
+        scheduler.add_task(Task("t", ran.release, triggers=[changed]))
+        for _ in range(20):
+            changed.fire()
+            assert ran.acquire(timeout=10)
+            assert scheduler.wait_idle(10)
+
+
+def test_a_signal_from_del() -> None:
+    """The collector may call fire anywhere."""
+    changed = EventTrigger()
+    ran = threading.Event()
+
+    class Dying:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            changed.fire("last words")
+
+    with Scheduler(1, tick_interval=3600) as scheduler:
+        scheduler.add_task(Task("t", ran.set, triggers=[changed]))
+        scheduler._acquire()
+        Dying()
+        gc.collect()
+        scheduler._unlock()
+
+        assert ran.wait(10)
+
+
+def test_every_method_can_be_called_from_a_task() -> None:
+    """None of them deadlocks, removing itself and stopping included."""
+    said: dict[str, object] = {}
+
+    def call_all() -> None:
+        other = scheduler.add_task(Task("other", int, triggers=[PeriodicTrigger(interval=60)]))
+        said["get"] = scheduler.get_task(other.id) is other
+        said["run"] = scheduler.run_task(other.id).status
+        scheduler.release_task(other.id)
+        said["ticks"] = scheduler.run_tasks() >= 0
+        other.enabled = False
+        other.priority = 3
+        said["history"] = len(other.execution_hist) >= 1
+        said["tasks"] = len(scheduler.tasks)
+        said["running"] = list(scheduler.running) == [itself.id]
+        said["upcoming"] = [entry.task_name for entry in scheduler.upcoming(1)]
+        said["count"] = scheduler.running_tasks_count()
+        said["repr"] = repr(scheduler)
+        scheduler.add_listener(lambda change: None)()
+        scheduler.remove_task(other.id)
+        scheduler.start()
+        scheduler.remove_task(itself.id)
+        said["idle"] = scheduler.wait_idle(10)
+        said["stop"] = scheduler.stop()
+        scheduler.resume()
+
+    scheduler = Scheduler(1)
+    with scheduler:
+        itself = scheduler.add_task(Task("itself", call_all))
+        scheduler.release_task(itself.id)
+        assert scheduler.wait_idle(10)
+
+    assert itself.execution_hist[0].error == ""
+    assert said == {
+        "get": True,
+        "run": Status.SUCCESS,
+        "ticks": True,
+        "history": True,
+        "tasks": 2,
+        "running": True,
+        "upcoming": ["other"],
+        "count": 1,
+        "repr": "<Scheduler running: 2 tasks, 1 of 1 running, 1 pending>",
+        "idle": True,
+        "stop": False,
+    }
+
+
+def test_starting_from_many_threads_makes_one_ticker() -> None:
+    """However many start it at once."""
+    scheduler = Scheduler(1)
+    before = threading.active_count()
+    _together(8, scheduler.start)
+
+    assert threading.active_count() == before + 1
+    assert scheduler.stop(10)
+
+
+def test_stopping_from_many_threads(gate: Gate) -> None:
+    """All of them are told once the task has ended."""
+    scheduler = Scheduler(1)
+    scheduler.start()
+    scheduler.add_task(Task("t", gate, triggers=[OneTimeTrigger(delay=0)]))
+    gate.wait_entered()
+    gate.leave.set()
+
+    assert _together(8, lambda: scheduler.stop(10)) == [True] * 8
+
+
+def test_start_and_stop_in_turns(hectic: None) -> None:
+    """Threads that start and stop it by turns leave it in one piece."""
+    scheduler = Scheduler(2)
+    ran = threading.Semaphore(0)
+    scheduler.add_task(Task("t", ran.release, triggers=[PeriodicTrigger(interval=0.001)]))
+
+    def turn() -> None:
+        for _ in range(20):
+            scheduler.start()
+            scheduler.stop(10)
+
+    _together(4, turn)
+    scheduler.start()
+    assert ran.acquire(timeout=10)
+    assert scheduler.stop(10)
+
+
+def test_no_run_is_lost_or_doubled(hectic: None) -> None:
+    """Eight threads add, fire, disable, remove and ask: each accepted signal is one run."""
+    scheduler = Scheduler(4)
+    seen: list[object] = []
+    channels = [EventTrigger() for _ in range(8)]
+    tasks = [
+        Task("t", lambda: seen.append(_event()), triggers=[channel], priority=number, history=1000)
+        for number, channel in enumerate(channels)
+    ]
+    numbers = iter(range(8))
+
+    def work() -> None:
+        number = next(numbers)
+        task, channel = scheduler.add_task(tasks[number]), channels[number]
+        for signal_number in range(100):
+            assert channel.fire((number, signal_number))
+            task.enabled = signal_number % 7 != 0
+            task.priority = signal_number % 5
+            scheduler.remove_task(scheduler.add_task(Task("passing", int)).id)
+        task.enabled = True
+
+    with scheduler:
+        _together(8, work)
+        assert scheduler.wait_idle(30)
+
+    assert sorted(seen, key=str) == sorted(((n, s) for n in range(8) for s in range(100)), key=str)
+    for number in range(8):
+        order = [event for event in seen if isinstance(event, tuple) and event[0] == number]
+        assert order == sorted(order)
+    stats = scheduler.stats()
+    assert stats.released == stats.succeeded == 800
+
+
+def test_stop_and_resume_under_load_lose_nothing(hectic: None) -> None:
+    """Runs released before, while and after stops all run, once."""
+    scheduler = Scheduler(3)
+    count = [0]
+    lock = threading.Lock()
+
+    def bump() -> None:
+        with lock:
+            count[0] += 1
+
+    task = scheduler.add_task(Task("t", bump, max_instances=3))
+    scheduler.start()
+
+    def release() -> None:
+        for _ in range(100):
+            scheduler.release_task(task.id)
+
+    def interrupt() -> None:
+        for _ in range(30):
+            scheduler.stop(10)
+            scheduler.resume()
+
+    works = iter([release, release, interrupt])
+    _together(3, lambda: next(works)())
+    assert scheduler.wait_idle(30)
+    assert scheduler.stop(10)
+
+    assert count == [200]
+
+
+def test_no_thread_for_the_ticker() -> None:
+    """When the system gives none, start says so and the scheduler is as it was."""
+    scheduler = Scheduler(1, _primitives=Primitives(thread=_NoThread))
+
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        scheduler.start()
+
+    assert repr(scheduler).startswith("<Scheduler new:")
+    assert scheduler.stop()
+
+
+def test_no_thread_for_a_slot_at_first() -> None:
+    """A run for which no thread can be started waits for one, and runs once."""
+    refused = [True, True]
+
+    def scarce(**options: Any) -> threading.Thread:
+        if "slot" in options["name"] and refused:
+            refused.pop()
+            return _NoThread()
+        return threading.Thread(**options)
+
+    ran: list[int] = []
+    primitives = Primitives(thread=scarce)
+    with Scheduler(1, tick_interval=0.001, _primitives=primitives) as scheduler:
+        scheduler.add_task(Task("t", ran.append, args=[1], triggers=[OneTimeTrigger(delay=0)]))
+        assert scheduler.wait_idle(10)
+
+    assert ran == [1]
+    assert refused == []
+
+
+def test_nothing_of_a_run_is_kept_alive() -> None:
+    """Arguments, results and a failed function's locals go with the task, without the collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        with Scheduler(1) as scheduler:
+            kept = [weakref.ref(thing) for thing in _run_once(scheduler)]
+            assert scheduler.wait_idle(10)
+
+        assert [ref() for ref in kept] == [None, None]
+    finally:
+        gc.enable()
+
+
+def test_a_removed_task_is_not_kept_alive() -> None:
+    """Nor is its trigger, by circles of references."""
+    gc.collect()
+    gc.disable()
+    try:
+        scheduler = Scheduler(1)
+        task = scheduler.add_task(Task("t", int, triggers=[EventTrigger(), OneTimeTrigger(60)]))
+        scheduler.run_task(task.id)
+        scheduler.remove_task(task.id)
+        gone = weakref.ref(task)
+        del task
+
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "said"),
+    [
+        ("", 0, ""),
+        ("sys.exit(7)", 7, ""),
+        ("raise ValueError('uncaught')", 1, "ValueError: uncaught"),
+    ],
+    ids=["falls off", "exits with 7", "raises"],
+)
+def test_a_program_that_forgets_to_stop(ending: str, code: int, said: str) -> None:
+    """It ends with its own exit status, and a task that runs meanwhile may finish."""
+    result = _program(
+        f"""
+        entered = threading.Event()
+        def work():
+            entered.set()
+            threading.Event().wait(0.2)
+            print("finished", flush=True)
+        s.add_task(Task("work", work, triggers=[OneTimeTrigger(delay=0)]))
+        s.start()
+        entered.wait(10)
+        {ending}
+        """
+    )
+
+    assert (result.returncode, result.stdout) == (code, "finished\n")
+    assert said in result.stderr
+    assert "background_tasks" not in result.stderr
+
+
+def test_a_program_with_a_task_that_hangs() -> None:
+    """The exit waits for the grace and no longer, and the task is named."""
+    result = _program(
+        """
+        entered = threading.Event()
+        def hang():
+            entered.set()
+            threading.Event().wait()
+        s = Scheduler(1, exit_grace=0.1)
+        s.add_task(Task("hanging", hang, triggers=[OneTimeTrigger(delay=0)]))
+        s.start()
+        entered.wait(10)
+        """
+    )
+
+    assert result.returncode == 0
+    (line,) = result.stderr.splitlines()
+    assert "run abandoned at exit" in line
+    assert "hanging" in line
+
+
+def _program(body: str) -> subprocess.CompletedProcess[str]:
+    """Run a program that makes a scheduler `s` and then does *body*."""
+    head = """
+    import logging, sys, threading
+    from background_tasks import *
+    logging.basicConfig(
+        format="%(levelname)s %(message)s %(background_tasks.task.name)s",
+        level=logging.ERROR,
+    )
+    s = Scheduler(2)
+    """
+    code = textwrap.dedent(head) + textwrap.dedent(body)
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def _run_once(scheduler: Scheduler) -> list[Any]:
+    """Run a task that fails with a big local and a big argument; return both."""
+    watch = Watch(scheduler)
+    local, argument = Thing(), Thing()
+    locals_ = [local]
+
+    def fail(_argument: Thing) -> None:
+        _local = locals_.pop()
+        raise ValueError("with a big local")
+
+    once = OneTimeTrigger(delay=0)
+    scheduler.add_task(Task("t", fail, args=[argument], triggers=[once]))
+    watch.wait_for(ChangeKind.RUN_FAILED)
+    watch.changes.clear()
+    return [local, argument]
+
+
+def _together(count: int, work: Callable[[], Any]) -> list[Any]:
+    """Call *work* in so many threads that start together; return what the calls returned."""
+    barrier = threading.Barrier(count)
+    results: list[Any] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        barrier.wait(10)
+        try:
+            results.append(work())
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not errors
+    return results
+
+
+def _event() -> object:
+    execution = current_execution()
+    assert execution is not None
+    return execution.event
+
+
+class Thing:
+    """Something that can be referred to weakly."""
+
+
+class _NoThread(threading.Thread):
+    """What a system without threads left gives."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__()
+
+    def start(self) -> None:
+        raise RuntimeError("can't start new thread")
