@@ -7,6 +7,7 @@ with the urgent first and, among equals, in the order it was put in.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -31,6 +32,16 @@ class Agenda(Heap):
         """Return the earliest due time, None when empty."""
         head = self.head()
         return None if head is None else head[0]
+
+    def due_items(self, now: datetime) -> Iterator[Any]:
+        """Yield what is due at or before *now*, in no order; costs nothing for the rest."""
+        heap, below = self._heap, [0]
+        while below:
+            position = below.pop()
+            if position < len(heap) and heap[position][0] <= now:
+                if heap[position][-1] is not None:
+                    yield heap[position][-1]
+                below += (2 * position + 1, 2 * position + 2)
 
     def pop_due(self, now: datetime) -> Any:
         """Take out the first item whose due time is at or before *now*; None if there is none."""

@@ -19,10 +19,12 @@ __all__ = [
     "call",
     "duration",
     "error_text",
+    "has_method",
     "instant",
     "name_text",
     "number",
     "seconds",
+    "seconds_text",
     "shown",
     "text",
     "whole",
@@ -34,6 +36,7 @@ _LONGEST = timedelta(days=36525)  # a hundred years: far above it datetime arith
 LONGEST_SECONDS = _LONGEST.total_seconds()
 _LONGEST_ERROR = 2_000  # characters
 _NAME_LENGTH = 200  # characters; a guess at what still fits a table or a log line
+_TAKES_ANY = 0x04  # inspect.CO_VARARGS
 _NOT_SYNCHRONOUS = 0x20 | 0x80 | 0x200  # inspect.CO_GENERATOR, CO_COROUTINE, CO_ASYNC_GENERATOR
 
 _brief = reprlib.Repr()
@@ -96,13 +99,26 @@ def duration(rule: str, value: object, *, least: float = 0.0) -> timedelta:
     return value if type(value) is timedelta else timedelta(seconds=length)
 
 
-def whole(rule: str, value: object, *, least: int) -> int:
-    """Return *value* if it is an int, not a bool, of at least *least*."""
+def whole(rule: str, value: object, *, least: int, most: int | None = None) -> int:
+    """Return *value* if it is an int, not a bool, of at least *least* and at most *most*."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidTypeError(f"{rule} must be an int, got {shown(value)}")
     if value < least:
         raise InvalidValueError(f"{rule} must be at least {least}, got {shown(value)}")
+    if most is not None and value > most:
+        raise InvalidValueError(f"{rule} must be at most {most}, got {shown(value)}")
     return value
+
+
+def seconds_text(length: timedelta) -> str:
+    """Return *length* in seconds, as short as it can be said exactly."""
+    seconds_ = length.total_seconds()
+    return str(int(seconds_)) if seconds_.is_integer() else repr(seconds_)
+
+
+def has_method(value: object, name: str) -> bool:
+    """Return True if *value* is an object, not a class, that has a method of that name."""
+    return not isinstance(value, type) and callable(getattr(value, name, None))
 
 
 def boolean(rule: str, value: object) -> bool:
@@ -141,7 +157,7 @@ def name_text(rule: str, value: object) -> str:
     return name
 
 
-def call(function: object, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+def call(rule: str, function: object, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
     """Refuse a *function* that is not one, is not synchronous or does not take the arguments.
 
     A callable that says nothing about its parameters, as some builtins, is taken on trust.
@@ -150,13 +166,22 @@ def call(function: object, args: tuple[object, ...], kwargs: dict[str, object]) 
         InvalidTypeError: As above; it says which.
     """
     if not callable(function):
-        raise InvalidTypeError(f"function must be callable, got {shown(function)}")
+        raise InvalidTypeError(f"{rule} must be callable, got {shown(function)}")
     code = _plain_code(function)
+    if isinstance(function, MethodType) and code is not None and not code.co_argcount:
+        _check_has_self(rule, function, code)
     plain = code is not None and not code.co_flags & _NOT_SYNCHRONOUS and not args and not kwargs
     if plain and code is not None and _required(function, code) == 0:
         return  # the common case without inspect, which costs ten times all the other checks
-    _check_synchronous(function)
-    _check_arguments(function, args, kwargs)
+    _check_synchronous(rule, function)
+    _check_arguments(rule, function, args, kwargs)
+
+
+def _check_has_self(rule: str, function: object, code: CodeType) -> None:
+    if not code.co_flags & _TAKES_ANY:
+        raise InvalidTypeError(
+            f"{rule} {shown(function)} must take args and kwargs: it is a method without self"
+        )
 
 
 def _plain_code(function: object) -> CodeType | None:
@@ -176,32 +201,31 @@ def _required(function: Callable[..., object], code: CodeType) -> int:
     return max(0, code.co_argcount - bound - len(defaults))
 
 
-def _check_synchronous(function: Callable[..., object]) -> None:
+def _check_synchronous(rule: str, function: Callable[..., object]) -> None:
     bare: object = function
     while isinstance(bare, functools.partial):
         bare = bare.func
     for each in (bare, type(bare).__call__):
         if inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each):
             raise InvalidTypeError(
-                f"function must be synchronous, got the coroutine function {shown(function)}"
+                f"{rule} must be synchronous, got the coroutine function {shown(function)}"
             )
         if inspect.isgeneratorfunction(each):
             raise InvalidTypeError(
-                f"function must return when it is done, got the generator function"
-                f" {shown(function)}"
+                f"{rule} must return when it is done, got the generator function {shown(function)}"
             )
 
 
 def _check_arguments(
-    function: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]
+    rule: str, function: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]
 ) -> None:
     try:
-        signature = inspect.signature(function)
+        signature = inspect.signature(function, follow_wrapped=False)
     except (TypeError, ValueError):
         return  # a builtin that tells nothing about its parameters
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
         raise InvalidTypeError(
-            f"function {shown(function)} must take args and kwargs: {error}"
+            f"{rule} {shown(function)} must take args and kwargs: {error}"
         ) from None

@@ -22,7 +22,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from background_tasks.checks import shown, text
+from background_tasks.checks import seconds, shown, text
 from background_tasks.errors import CronExpressionError, InvalidTypeError, InvalidValueError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CronSchedule", "every", "schedule_of", "zone_of"]
 
+_UTC = ZoneInfo("UTC")
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - of the clock on a wall, wherever it hangs
 _UTC_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _SECOND = timedelta(seconds=1)
@@ -58,10 +59,21 @@ _WEEKDAYS = dict(zip(("sun", "mon", "tue", "wed", "thu", "fri", "sat"), range(7)
 _NAMES = {"month": _MONTHS, "weekday": _WEEKDAYS}
 _FIELD = re.compile(r"[0-9A-Za-z*/,\-?#]+")
 _RANGE = re.compile(r"([0-9]+|[A-Za-z]{3})-([0-9]+|[A-Za-z]{3})(/[0-9]+)?")
+_EVERY_ONE = re.compile(r"\*/0*1")
 _ZONE_PREFIX = re.compile(r"(?:CRON_)?TZ=(\S*)\s+(.*)", re.DOTALL)
 _EVERY = re.compile(r"@every\s+(\S+)")
-_EVERY_PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h)")
-_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_EVERY_PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
+_MICRO = str.maketrans("µμ", "uu")  # the sign and the letter, as in Go
+_UNITS = {
+    "ns": 1e-9,
+    "us": 1e-6,
+    "µs": 1e-6,
+    "μs": 1e-6,
+    "ms": 1e-3,
+    "s": 1.0,
+    "m": 60.0,
+    "h": 3600.0,
+}
 
 
 def zone_of(timezone_: object) -> ZoneInfo:
@@ -91,13 +103,19 @@ def every(expression: str) -> float | None:
     Raises:
         CronExpressionError: It starts with ``@every`` and goes on wrongly.
     """
-    if not expression.strip().startswith("@every"):
+    _, rest = _split(expression, _UTC)
+    if not rest.startswith("@every"):
         return None
-    match = _EVERY.fullmatch(expression.strip())
+    match = _EVERY.fullmatch(rest)
     parts = _EVERY_PART.findall(match.group(1)) if match else []
     if not match or "".join(number + unit for number, unit in parts) != match.group(1):
         raise _error(expression, "after @every a duration such as 90s or 1h30m is expected")
-    return float(sum(float(number) * _UNITS[unit] for number, unit in parts))
+    try:
+        return seconds(
+            "the duration", sum(float(number) * _UNITS[unit] for number, unit in parts), least=0.001
+        )
+    except InvalidValueError as error:
+        raise _error(expression, str(error)) from None
 
 
 class CronSchedule:
@@ -130,9 +148,10 @@ class CronSchedule:
     def next_after(self, instant: datetime) -> datetime | None:
         """Return the first fire strictly after *instant*, in UTC; None when there is none left.
 
-        Both instants are aware. Costs about 0.1 ms; the last answer is remembered, so that many
-        tasks that share an expression pay once.
+        Both instants are aware; one before 1970 counts as 1970. Costs about 0.1 ms; the last
+        answer is remembered, so that many tasks that share an expression pay once.
         """
+        instant = max(instant, _UTC_EPOCH)  # croniter looks 150 years ahead, not further
         with self._lock:
             memo = self._memo
             if memo is not None and memo[0] <= instant and (memo[1] is None or instant < memo[1]):
@@ -169,11 +188,20 @@ class CronSchedule:
     def _last_before(self, now: datetime) -> tuple[datetime, datetime | None]:
         """Return the last fire at or before *now* and the one after it; there is one."""
         span = _SECOND
-        while (fire := self.next_after(now - span)) is None or fire > now:
+        while not self._fires_within(now - span, now):
             span *= 2
-        while (following := self.next_after(fire)) is not None and following <= now:
-            fire = following
-        return fire, following
+        early, late = now - span, now  # a fire lies after the first, none after the second
+        while late - early > _SECOND:
+            middle = early + (late - early) / 2
+            if self._fires_within(middle, now):
+                early = middle
+            else:
+                late = middle
+        return self.next_after(early) or now, self.next_after(now)
+
+    def _fires_within(self, after: datetime, until: datetime) -> bool:
+        fire = self.next_after(after)
+        return fire is not None and fire <= until
 
     # Below, times are float seconds: `instant` since the epoch, `local` the same for the clock on
     # the wall read as if it were UTC. `first` and `second` are the UTC offsets of a wall time
@@ -250,16 +278,7 @@ def schedule_of(expression: str, zone: ZoneInfo) -> CronSchedule:
 def _read(expression: object, zone: ZoneInfo) -> tuple[ZoneInfo, list[str]]:
     """Return the zone and the fields of *expression*, in a form croniter reads as cron would."""
     written = text("cron_expr", expression)
-    if len(written) > _LONGEST:
-        raise _error(written[:20] + "...", f"it has more than {_LONGEST} characters")
-    rest = written.strip()
-    prefix = _ZONE_PREFIX.fullmatch(rest)
-    if prefix:
-        try:
-            zone = zone_of(prefix.group(1))
-        except InvalidValueError as error:
-            raise _error(written, str(error)) from None
-        rest = prefix.group(2).strip()
+    zone, rest = _split(written, zone)
     if rest.startswith("@"):
         if rest not in _ALIASES:
             raise _error(written, f"{shown(rest)} is none of {', '.join(_ALIASES)} or @every")
@@ -269,6 +288,23 @@ def _read(expression: object, zone: ZoneInfo) -> tuple[ZoneInfo, list[str]]:
         raise _error(written, f"5, 6 or 7 fields are expected, not {len(fields)}")
     names = _FIELD_NAMES[len(fields)]
     return zone, [_field(written, *each) for each in zip(names, fields, strict=True)]
+
+
+def _split(written: str, zone: ZoneInfo) -> tuple[ZoneInfo, str]:
+    """Return the zone that *written* is in, *zone* if it names none, and the rest of it."""
+    if len(written) > _LONGEST:
+        raise _error(written[:20] + "...", f"it has more than {_LONGEST} characters")
+    # Digits and blanks of other scripts look like what they are not.
+    if not written.translate(_MICRO).isascii():
+        raise _error(written, "it has characters that are not ASCII")
+    rest = written.strip()
+    prefix = _ZONE_PREFIX.fullmatch(rest)
+    if not prefix:
+        return zone, rest
+    try:
+        return zone_of(prefix.group(1)), prefix.group(2).strip()
+    except InvalidValueError as error:
+        raise _error(written, str(error)) from None
 
 
 def _field(expression: str, name: str, field: str) -> str:
@@ -290,9 +326,13 @@ def _term(expression: str, name: str, term: str) -> str:
         if first is not None and last is not None:
             if first > last:
                 raise _error(expression, f"the {name} field has the reversed range {shown(term)}")
-            if first == last:
+            if first == last and _is_step(match.group(3)):
                 return match.group(1)  # croniter reads 5-5 as the whole cycle
-    return "*" if term == "*/1" else term  # croniter ORs */1 with the other day field
+    return "*" if _EVERY_ONE.fullmatch(term) else term  # croniter ORs */1 with the other day field
+
+
+def _is_step(step: str | None) -> bool:
+    return step is None or int(step[1:]) > 0
 
 
 def _parsed(expression: str, fields: list[str]) -> tuple[croniter, int]:
@@ -318,17 +358,25 @@ def _parsed(expression: str, fields: list[str]) -> tuple[croniter, int]:
 
 def _at_fault(fields: list[str]) -> str:
     """Return which field croniter refuses on its own, "" when it is no single one."""
+    names = _FIELD_NAMES[len(fields)]
+    refused = (
+        f"the {name} field cannot be {shown(field)}"
+        for position, (name, field) in enumerate(zip(names, fields, strict=True))
+        if not _is_good_alone(position, field, len(fields))
+    )
+    return next(refused, "")
+
+
+def _is_good_alone(position: int, field: str, count: int) -> bool:
     from croniter import croniter
 
-    names = _FIELD_NAMES[len(fields)]
-    for position, (name, field) in enumerate(zip(names, fields, strict=True)):
-        alone = ["*"] * len(fields)
-        alone[position] = field
-        try:
-            croniter(" ".join(alone), 0.0, second_at_beginning=True)
-        except (ValueError, OverflowError, KeyError):
-            return f"the {name} field cannot be {shown(field)}"
-    return ""
+    alone = ["*"] * count
+    alone[position] = field
+    try:
+        croniter(" ".join(alone), 0.0, second_at_beginning=True)
+    except (ValueError, OverflowError, KeyError):
+        return False
+    return True
 
 
 def _error(expression: str, why: str) -> CronExpressionError:

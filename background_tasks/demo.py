@@ -245,8 +245,8 @@ def headline(samples: Sequence[Sample], *, count: int, seconds: float, stats: St
     return (
         f"{count} samples in {seconds:.1f} s: load {load}, memory {_used_text(last, 'memory')},"
         f" disk {_used_text(last, 'disk')}, network {received} in and {sent} out;"
-        f" {stats.released} runs, {stats.succeeded} succeeded, {stats.failed} failed for good,"
-        f" {stats.retries} retries"
+        f" {stats.released} runs released: {stats.succeeded} succeeded, {stats.failed} failed,"
+        f" {stats.pending} waiting; {stats.retries} retries"
     )
 
 
@@ -510,7 +510,7 @@ def _signals() -> Iterator[SimpleQueue[int]]:
     Outside of the main thread handlers cannot be installed, and nothing comes.
     """
     # Not an Event: a handler that sets it waits for the lock that the wait it interrupted, in the
-    # same thread, may hold. SimpleQueue.put is documented as fit for handlers.
+    # same thread, may hold. SimpleQueue.put is documented as re-entrant.
     queue: SimpleQueue[int] = SimpleQueue()
     is_main = threading.current_thread() is threading.main_thread()
     before = {

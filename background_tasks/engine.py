@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 from background_tasks.agenda import Agenda
 from background_tasks.changes import Change, ChangeKind
+from background_tasks.checks import seconds_text
 from background_tasks.heap import Entry
 from background_tasks.ready import Ready
 from background_tasks.resources import Resources
@@ -37,7 +38,7 @@ from background_tasks.trigger import (
     Trigger,
 )
 
-__all__ = ["Arm", "Engine", "Outcome", "Run", "Stats", "TaskState"]
+__all__ = ["MAX_CATCH_UP", "Arm", "Engine", "Outcome", "Run", "Stats", "TaskState"]
 
 # Bound once: looking a member up on its class costs ten times as much on Python 3.10.
 _RUNNING, _RETRYING = Status.RUNNING, Status.RETRYING
@@ -57,6 +58,7 @@ _ENDS = {
     _MISSED: ChangeKind.RUN_MISSED,
     _DROPPED: ChangeKind.RUN_DROPPED,
 }
+_NO_TIME = timedelta(0)
 _STEP = timedelta(seconds=1)  # back; below it a clock is slewed rather than set
 MAX_CATCH_UP = 1000  # occurrences; more missed ones are counted, not run, with missed="all"
 
@@ -187,7 +189,7 @@ class Arm:
 class Run:
     """What the engine knows of an execution that has not ended."""
 
-    __slots__ = ("arm", "deadline", "entry", "execution", "is_inline", "stamp", "state")
+    __slots__ = ("arm", "deadline", "delay", "entry", "execution", "is_inline", "stamp", "state")
 
     def __init__(self, state: TaskState, arm: Arm | None, execution: Execution) -> None:
         """Start without a place in a heap."""
@@ -196,6 +198,7 @@ class Run:
         self.execution = execution
         self.entry: Entry | None = None  # in the ready heap, or in the agenda while it retries
         self.deadline: Entry | None = None  # in the agenda, for the timeout of this attempt
+        self.delay = _NO_TIME  # how long it waits for its retry
         self.stamp = 0.0  # when it could first have started, once it is in the ready heap
         self.is_inline = False  # runs in the caller of run_task: no slot, no place in a queue
 
@@ -222,6 +225,10 @@ def _is_custom(trigger: Trigger) -> bool:
         and all(getattr(kind, name) is getattr(ours, name) for name in _ASKED)
         for ours in _KINDS
     )
+
+
+def _either(given: timedelta | None, otherwise: timedelta) -> timedelta:
+    return otherwise if given is None else given
 
 
 class Engine:
@@ -332,11 +339,12 @@ class Engine:
         if head is not None and head.entry is not None:
             self._ready.cancel(head.entry)
             head.entry = self._ready.push(head.stamp, priority, head)
-        for arm in state.arms:
-            if arm.entry is not None:
-                due = arm.entry[0]
-                self._agenda.cancel(arm.entry)
-                arm.entry = self._agenda.push(due, priority, arm)
+        waiting: list[Arm | Run] = [*state.arms, *self._between_attempts(state)]
+        for item in waiting:
+            if item.entry is not None:
+                due = item.entry[0]
+                self._agenda.cancel(item.entry)
+                item.entry = self._agenda.push(due, priority, item)
 
     def quarantine(self, state: TaskState, reason: str, now: datetime) -> None:
         """Disable a task whose trigger cannot be trusted; *reason* stays on it."""
@@ -361,6 +369,7 @@ class Engine:
     def _enter(self, arm: Arm) -> None:
         """Put *arm* into the agenda at its trigger's due time, and nowhere else."""
         self._disarm(arm)
+        self._polled.pop(arm, None)
         due = arm.trigger.due if isinstance(arm.trigger, TimedTrigger) else None
         if due is not None:
             arm.entry = self._agenda.push(due, arm.state.task._priority, arm)
@@ -407,6 +416,7 @@ class Engine:
 
     def _claimed(self, arm: Arm) -> Arm:
         self._polled.pop(arm, None)
+        self._disarm(arm)
         arm.is_asked = True
         self._asked += 1
         return arm
@@ -418,23 +428,28 @@ class Engine:
             return
         if not isinstance(trigger, EventTrigger):
             self._release(state, arm, now, now)
-        elif arm.is_custom:
-            event, at = trigger.take_signal() or (None, now)
+        elif not arm.is_custom:
+            self.ring(arm)
+        elif (signal := trigger.take_signal()) is not None:
+            event, at = signal
             self._release(state, arm, at, now, event=event)
         else:
-            self.ring(arm)
+            self._release(state, None, now, now)
 
-    def rearmed(self, arm: Arm, due: datetime | None) -> None:
+    def rearmed(self, arm: Arm, due: datetime | None, now: datetime) -> None:
         """Give *arm* back after it was asked: to be asked again at *due*, or at every tick."""
         arm.is_asked = False
         self._asked -= 1
         if arm.state.is_removed:
             return
+        if due is None and isinstance(arm.trigger, TimedTrigger):
+            planned = arm.trigger.due  # of mode "delay", and its run has ended meanwhile
+            due = planned if planned is not None and planned > now else None
         if due is None:
             self._poll(arm)
         else:
-            self._disarm(arm)
             arm.entry = self._agenda.push(due, arm.state.task._priority, arm)
+        self._clear_away(arm.state, now)
 
     # Release
 
@@ -503,7 +518,10 @@ class Engine:
             released = self._catch_up(arm, trigger, now)
         else:
             released = self._stand_for_all(arm, trigger, now)
-        self._enter(arm)
+        if trigger.due is not None:
+            self._enter(arm)
+        elif state.task._enabled and not released:
+            self._clear_away(state, now)  # a one-shot that was skipped
         return released
 
     def _stand_for_all(self, arm: Arm, trigger: TimedTrigger, now: datetime) -> int:
@@ -515,7 +533,7 @@ class Engine:
             arm.waiting.execution.missed += count
             self._skipped += count
             return 0
-        if task.missed == "skip" and late > (task.misfire_grace or self._on_time):
+        if task.missed == "skip" and late > _either(task.misfire_grace, self._on_time):
             self._skipped += count
             trigger.ended(now)
             return 0
@@ -654,15 +672,17 @@ class Engine:
 
     def _waiting_runs(self, state: TaskState) -> list[Run]:
         """Return the task's pending runs, none of which is ready, and those between attempts."""
-        pending = list(state.pending or ())
-        between = [
+        return [*(state.pending or ()), *self._between_attempts(state)]
+
+    def _between_attempts(self, state: TaskState) -> list[Run]:
+        """Return the task's runs that wait for the delay of their retry."""
+        return [
             run
             for run in self.live.values()
             if run.state is state
             and run.execution.status is _RETRYING
-            and (run.entry is not None or run.is_inline)
+            and (run.is_inline or (run.entry is not None and run is not state.head))
         ]
-        return pending + between
 
     # Slots
 
@@ -773,10 +793,14 @@ class Engine:
         run.execution.status = _RETRYING
         self._wait(state, 1)
         if delay and not run.is_inline:  # one of run_task waits in its caller
-            due = now + timedelta(seconds=delay)
-            run.entry = self._agenda.push(due, state.task._priority, run)
+            run.delay = timedelta(seconds=delay)
+            run.entry = self._agenda.push(now + run.delay, state.task._priority, run)
         self.note(
-            ChangeKind.RUN_RETRYING, now, state, run, reason=f"next attempt in {delay:g} seconds"
+            ChangeKind.RUN_RETRYING,
+            now,
+            state,
+            run,
+            reason=f"next attempt in {round(delay, 3)} seconds",
         )
         if not delay and not run.is_inline:
             self._queue(run, now)
@@ -797,10 +821,20 @@ class Engine:
             self.note(_ENDS[status], now, state, run)
         if state.is_removed:
             return
-        if arm is not None and isinstance(arm.trigger, TimedTrigger) and arm.trigger.ended(now):
+        if arm is not None:
+            self._note_end(arm, now)
+        self._clear_away(state, now)
+
+    def _note_end(self, arm: Arm, now: datetime) -> None:
+        """Let the trigger of a run know that the run has ended: "delay" counts from here."""
+        is_planned = isinstance(arm.trigger, TimedTrigger) and arm.trigger.ended(now)
+        if is_planned and not arm.is_asked:  # or `rearmed` will put it there
             self._enter(arm)
-        if state.is_one_time and state.is_done:
-            self.remove(task.id, now)
+
+    def _clear_away(self, state: TaskState, now: datetime) -> None:
+        """Remove a task of one-shots that will not run again."""
+        if state.is_one_time and state.is_done and not state.is_removed:
+            self.remove(state.task.id, now)
 
     def _drop(self, run: Run, now: datetime) -> None:
         """End a run whose task is removed."""
@@ -815,8 +849,8 @@ class Engine:
     def _overdue(self, run: Run, now: datetime) -> None:
         run.deadline = None
         run.execution.cancelled = True
-        timeout = run.state.task.timeout or timedelta(0)
-        reason = f"runs longer than its timeout of {timeout.total_seconds():g} seconds"
+        timeout = seconds_text(run.state.task.timeout or _NO_TIME)
+        reason = f"runs longer than its timeout of {timeout} seconds"
         self.note(ChangeKind.RUN_OVERDUE, now, run.state, run, reason=reason)
 
     # Time
@@ -824,30 +858,26 @@ class Engine:
     def _watch_clock(self, now: datetime) -> None:
         """See to it that a clock set back stalls nothing."""
         if self._latest is not None and self._latest - now > _STEP:
-            back = self._latest - now
             for state in self.states.values():
                 for arm in state.arms:
                     trigger = None if arm.is_custom else arm.trigger
                     if isinstance(trigger, TimedTrigger) and trigger.clock_went_back(now):
                         self._enter(arm)
             for run in self.live.values():
-                self._bring_forward(run, back)
+                self._bring_forward(run, now)
         self._latest = now
 
-    def _bring_forward(self, run: Run, back: timedelta) -> None:
-        """Move the due time of a retry and the deadline of an attempt along with the clock."""
-        if (
-            run.entry is not None
-            and run.execution.status is _RETRYING
-            and run.state.head is not run
-        ):
-            due, item = run.entry[0], run
+    def _bring_forward(self, run: Run, now: datetime) -> None:
+        """Let no retry wait for longer than its delay, no attempt run past its timeout."""
+        waits = run.execution.status is _RETRYING and run is not run.state.head
+        if waits and run.entry is not None and run.entry[0] > now + run.delay:
             self._agenda.cancel(run.entry)
-            run.entry = self._agenda.push(due - back, run.state.task._priority, item)
-        if run.deadline is not None:
-            due, deadline = run.deadline[0], run.deadline[-1]
+            run.entry = self._agenda.push(now + run.delay, run.state.task._priority, run)
+        timeout = run.state.task.timeout
+        if run.deadline is not None and timeout is not None and run.deadline[0] > now + timeout:
+            deadline = run.deadline[-1]
             self._agenda.cancel(run.deadline)
-            run.deadline = self._agenda.push(due - back, 0, deadline)
+            run.deadline = self._agenda.push(now + timeout, 0, deadline)
 
     # What there is
 
@@ -860,7 +890,16 @@ class Engine:
             return False
         if self.is_paused:
             return True
-        return self._waiting == self._held and not self._asked and not self.has_due(now)
+        return self._waiting == self._held and not self._asked and not self._is_overdue(now)
+
+    def _is_overdue(self, now: datetime) -> bool:
+        """Return True when a tick would release something of a task that is enabled."""
+        if any(arm.state.task._enabled for arm in tuple(self.rung)):
+            return True
+        return any(
+            not isinstance(item, _Deadline) and item.state.task._enabled
+            for item in self._agenda.due_items(now)
+        )
 
     def stats(self) -> Stats:
         """Return the counters."""

@@ -46,7 +46,7 @@ class CronExpressionError(InvalidValueError):
         expression: The expression as it was written.
     """
 
-    def __init__(self, message: str, *, expression: str) -> None:
+    def __init__(self, message: str, *, expression: str = "") -> None:
         """Keep *expression* beside the message."""
         super().__init__(message)
         self.expression = expression

@@ -11,7 +11,7 @@ import sys
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
-from background_tasks.checks import shown
+from background_tasks.checks import has_method, shown
 from background_tasks.errors import InvalidTypeError, InvalidValueError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def configure_logging(
     """
     number = _level(level)
     out = sys.stderr if stream is None else stream
-    if not callable(getattr(out, "write", None)):
+    if not has_method(out, "write"):
         raise InvalidTypeError(f"stream must have a write method, got {shown(stream)}")
     from pythonjsonlogger.json import JsonFormatter  # optional at import: it costs 10 ms
 

@@ -124,7 +124,7 @@ class DaemonPool(ThreadPoolExecutor):
     def _cancel_queued(self) -> None:
         while not self._work.empty():
             work: _Work | None = self._work.get()
-            if work is not None:
+            if work is not None:  # None tells workers to go home; one more follows
                 work[0].cancel()
 
 

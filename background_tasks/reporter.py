@@ -10,8 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from background_tasks.checks import error_text, shown
-from background_tasks.errors import InvalidTypeError
+from background_tasks.checks import call, error_text
 from background_tasks.logger import log, logger
 from background_tasks.task import Execution
 
@@ -39,8 +38,7 @@ class Reporter:
 
     def add(self, listener: Callable[[Change], object]) -> Callable[[], None]:
         """Tell *listener* from now on; return a function that ends that."""
-        if not callable(listener):
-            raise InvalidTypeError(f"a listener must be callable, got {shown(listener)}")
+        call("listener", listener, (None,), {})
         self._listeners = (*self._listeners, listener)
 
         def remove() -> None:
@@ -116,10 +114,9 @@ def _run_fields(execution: Execution) -> dict[str, object]:
         "background_tasks.run.id": execution.id,
         "background_tasks.run.status": execution.status.value,
         "background_tasks.run.attempt": execution.attempts,
+        "background_tasks.run.scheduled_at": execution.scheduled_at,
         "background_tasks.run.lateness_s": round(execution.lateness, 6),
     }
-    if execution.scheduled_at is not None:
-        fields["background_tasks.run.scheduled_at"] = execution.scheduled_at.isoformat()
     if execution.started_at is not None:
         fields["background_tasks.run.queue_time_s"] = round(execution.queue_time, 6)
     if execution.ended_at is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import heapq
 import math
+import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
@@ -35,7 +36,7 @@ from background_tasks.pool import DaemonPool
 from background_tasks.primitives import REAL, Primitives
 from background_tasks.reporter import Reporter
 from background_tasks.runner import attempt
-from background_tasks.task import Execution, RetryPolicy, Task
+from background_tasks.task import Execution, RetryPolicy, Task, triggers_of
 from background_tasks.trigger import (
     EventTrigger,
     OneTimeTrigger,
@@ -130,7 +131,7 @@ class Scheduler:
         self._max = checks.whole("max_running_tasks", max_running_tasks, least=1)
         self._tick = checks.duration("tick_interval", tick_interval, least=0.001)
         self._exit_grace = checks.seconds("exit_grace", exit_grace)
-        if executor is not None and not callable(getattr(executor, "submit", None)):
+        if executor is not None and not checks.has_method(executor, "submit"):
             raise InvalidTypeError(
                 f"executor must be a concurrent.futures.Executor, got {checks.shown(executor)}"
             )
@@ -276,7 +277,9 @@ class Scheduler:
             ValueError: A value breaks a rule.
             TypeError: A value is of the wrong kind.
         """
-        wanted = list(triggers)
+        if name is not None:
+            checks.name_text("name", name)
+        wanted = list(triggers_of(triggers))
         if interval is not None or cron_expr is not None:
             wanted.append(PeriodicTrigger(interval, cron_expr, timezone=timezone))
         if delay is not None:
@@ -459,7 +462,7 @@ class Scheduler:
         Raises:
             ValueError: *n* is negative.
         """
-        checks.whole("n", n, least=0)
+        n = min(checks.whole("n", n, least=0), sys.maxsize)
         self._acquire()
         try:
             first = self._engine.first_due(n)
@@ -666,8 +669,8 @@ class Scheduler:
     def _join(self, ticker: _Ticker | None, pool: DaemonPool | None, end: float | None) -> None:
         """Wait until the threads have ended, but for the calling one."""
         me, monotonic = self._primitives.get_ident(), self._primitives.monotonic
-        # One that has no ident yet is about to be started, and will find that it is over.
-        if ticker is not None and ticker.thread.ident not in (None, me):
+        # One that is not alive has ended, or is about to be started and will find that it is over.
+        if ticker is not None and ticker.thread.is_alive() and ticker.thread.ident != me:
             ticker.thread.join(None if end is None else max(0.0, end - monotonic()))
         if pool is not None:
             pool.join(None if end is None else max(0.0, end - monotonic()))
@@ -703,7 +706,9 @@ class Scheduler:
         if isinstance(task_id, bool) or not isinstance(task_id, int):
             raise InvalidTypeError(f"task_id must be an int, got {checks.shown(task_id)}")
         if not 0 <= task_id <= self._engine.last_task_id:
-            raise TaskNotFoundError(f"no task ever had the ID {task_id}", task_id=task_id)
+            raise TaskNotFoundError(
+                f"no task ever had the ID {checks.shown(task_id)}", task_id=task_id
+            )
         return self._engine.states.get(task_id)
 
     def _registered(self, task_id: int) -> TaskState:
@@ -849,8 +854,9 @@ class Scheduler:
             return
         self._acquire()
         try:
+            now = self._primitives.utc_now()
             for arm, due in answers:
-                self._engine.rearmed(arm, due)
+                self._engine.rearmed(arm, due, now)
             self._notify()
         finally:
             self._unlock()
@@ -951,9 +957,15 @@ class _Bell:
 
 def _aging(aging: object) -> float:
     value = checks.number("aging", aging)
-    if value < 0:
-        raise InvalidValueError(f"aging must be at least 0, got {checks.shown(aging)}")
-    return float(value)
+    try:
+        seconds = float(value)
+    except OverflowError:
+        seconds = -1.0
+    if seconds < 0:
+        raise InvalidValueError(
+            f"aging must be at least 0 seconds and a float, got {checks.shown(aging)}"
+        )
+    return seconds
 
 
 def _summary(function: object) -> str:

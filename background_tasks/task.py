@@ -28,6 +28,7 @@ from background_tasks.resources import NO_RESOURCES, Resources
 from background_tasks.trigger import Trigger
 
 __all__ = [
+    "MISSED_POLICIES",
     "Execution",
     "Retry",
     "RetryPolicy",
@@ -35,9 +36,12 @@ __all__ = [
     "Task",
     "TaskOwner",
     "current_execution",
+    "running_execution",
+    "triggers_of",
 ]
 
 _HIGHEST_PRIORITY = 1_000_000_000  # so that no product with `aging` overflows
+_LONGEST_HISTORY = 1_000_000  # executions
 MISSED_POLICIES = ("once", "all", "skip")
 
 
@@ -122,9 +126,11 @@ class RetryPolicy:
             draw: A float in [0, 1], drawn by the caller, that places the delay in the jitter.
 
         Raises:
-            ValueError: *retry* is below 1.
+            ValueError: *retry* is below 1, or *draw* not in [0, 1].
         """
         checks.whole("retry", retry, least=1)
+        if not 0 <= checks.number("draw", draw) <= 1:
+            raise InvalidValueError(f"draw must lie in [0, 1], got {checks.shown(draw)}")
         longest = _seconds_of(self.max_delay, math.inf)
         if isinstance(self.delay, tuple):
             base = _seconds_of(self.delay[min(retry, len(self.delay)) - 1])
@@ -140,7 +146,7 @@ def _seconds_of(value: object, otherwise: float = 0.0) -> float:
 
 def _grown(base: float, factor: float, times: int) -> float:
     try:
-        return base * float(factor**times)
+        return base * float(factor) ** times
     except OverflowError:  # 2.0 ** 1024
         return math.inf if base else 0.0
 
@@ -175,7 +181,8 @@ class Execution:
         started_at: When the first attempt started; None before.
         ended_at: When it ended; None before.
         status: Where it stands.
-        error: The last failed attempt's error, ``"ValueError: text"``; "" when none failed.
+        error: The error of the attempt that failed last, ``"ValueError: text"``; "" before one
+            has, and when the run succeeded in the end.
         event: What the run was asked for with: the payload given to ``EventTrigger.fire``,
             ``run_task`` or ``release_task``; None for a run released by time.
         results: What the function returned; None with ``keep_results=False``.
@@ -187,7 +194,7 @@ class Execution:
         released_at: When the scheduler noticed.
         attempts: How many attempts were started; in a function, the number of this one.
         missed: How many further occurrences this run stands for.
-        traceback: The last failed attempt's traceback as text, "" when none failed.
+        traceback: The traceback of that attempt as text.
         resources: What the attempts cost in sum.
         cancelled: True once the function should give up: its ``timeout`` has passed.
     """
@@ -337,7 +344,7 @@ class Task:
                 instead; None never drops a run.
             timeout: After so many seconds of an attempt its ``cancelled`` is set and a warning is
                 logged; nothing is killed.
-            history: How many ended executions are kept.
+            history: How many ended executions are kept, at most 1,000,000.
             keep_results: False leaves what the function returns out of the history.
 
         Raises:
@@ -349,7 +356,7 @@ class Task:
         self.description = checks.text("description", description)
         self.args = _arguments(args)
         self.kwargs = _keywords(kwargs)
-        checks.call(function, self.args, self.kwargs)
+        checks.call("function", function, self.args, self.kwargs)
         self.function = function
         if not isinstance(retry_policy, RetryPolicy):
             raise InvalidTypeError(
@@ -359,20 +366,20 @@ class Task:
         self._enabled = checks.boolean("enabled", enabled)
         self._priority = _priority(priority)
         self.max_instances = checks.whole("max_instances", max_instances, least=1)
-        if missed not in MISSED_POLICIES:
+        if checks.text("missed", missed) not in MISSED_POLICIES:
             raise InvalidValueError(
                 f'missed must be "once", "all" or "skip", got {checks.shown(missed)}'
             )
         self.missed = missed
         self.misfire_grace = _optional("misfire_grace", misfire_grace)
         self.timeout = _optional("timeout", timeout)
-        self.history = checks.whole("history", history, least=0)
+        self.history = checks.whole("history", history, least=0, most=_LONGEST_HISTORY)
         self.keep_results = checks.boolean("keep_results", keep_results)
         self._id: int | None = None
         self._owner: TaskOwner | None = None
         self._history: deque[Execution] | None = None  # made at the first: one costs 0.8 kB
         self._quarantine: str | None = None
-        self.triggers = _claimed(triggers)  # last, so that a refusal leaves them free
+        self.triggers = _claimed(triggers_of(triggers))  # last, so that a refusal leaves them free
 
     @property
     def id(self) -> int:
@@ -460,8 +467,8 @@ def _optional(rule: str, value: object) -> timedelta | None:
     return None if value is None else checks.duration(rule, value)
 
 
-def _claimed(triggers: object) -> tuple[Trigger, ...]:
-    """Return *triggers* as a tuple, each marked as belonging to a task from now on."""
+def triggers_of(triggers: object) -> tuple[Trigger, ...]:
+    """Return *triggers* as a tuple of Triggers that belong to no task yet."""
     if not isinstance(triggers, Iterable) or isinstance(triggers, (str, bytes)):
         raise InvalidTypeError(
             f"triggers must be a list or tuple of Trigger, got {checks.shown(triggers)}"
@@ -474,6 +481,11 @@ def _claimed(triggers: object) -> tuple[Trigger, ...]:
             raise AlreadyAddedError(
                 f"a trigger belongs to one task, got {checks.shown(trigger)} again"
             )
+    return wanted
+
+
+def _claimed(wanted: tuple[Trigger, ...]) -> tuple[Trigger, ...]:
+    """Mark each trigger as belonging to a task from now on."""
     for trigger in wanted:
         # Past a frozen dataclass' own __setattr__, should a user's trigger be one.
         object.__setattr__(trigger, "_claimed", True)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import queue
 import random
+import sys
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from itertools import islice
 from typing import Protocol
 from zoneinfo import ZoneInfo
@@ -23,6 +24,7 @@ from background_tasks.clock import utc_now
 from background_tasks.errors import InvalidTypeError, InvalidValueError
 
 __all__ = [
+    "Channel",
     "EventTrigger",
     "OneTimeTrigger",
     "PeriodicTrigger",
@@ -31,8 +33,12 @@ __all__ = [
     "Trigger",
 ]
 
+_MOST_WAITING = 1_000_000  # signals; a permit is kept for each
 _SHORTEST = 0.001  # seconds; below it a thread cannot keep up anyway
 _NOTHING = timedelta(0)
+_NONE = 0
+_SET_BACK = timedelta(hours=3)
+_LAST = datetime.max.replace(tzinfo=timezone.utc)
 _TICK = timedelta(microseconds=1)  # the resolution of a datetime
 
 
@@ -65,7 +71,8 @@ class Trigger(ABC):
 class TimedTrigger(Trigger):
     """A trigger of ours that knows its due time: the base of the two below."""
 
-    __slots__ = ("_due",)
+    __slots__ = ("_armed", "_due")
+    _armed: bool  # False while it counts from its construction only
     _due: datetime | None
 
     def is_ready(self) -> bool:
@@ -76,9 +83,10 @@ class TimedTrigger(Trigger):
         """Go on to the next time if this one has come; start counting if never armed."""
         now = utc_now()
         if self._due is not None and self._due <= now:
+            self._armed = True
             self.take(now)
-        else:
-            self.arm_once(now)
+        elif not self._armed:
+            self.arm(now)
 
     def next_fire_time(self) -> datetime | None:
         """Return when it is due; None when it never will be (again)."""
@@ -94,7 +102,7 @@ class TimedTrigger(Trigger):
         """
         checks.whole("n", n, least=0)
         after = utc_now() if after is None else checks.instant("after", after)
-        return list(islice(self.fires_after(after), n))
+        return list(islice(self.fires_after(after), min(n, sys.maxsize)))
 
     # For the engine.
 
@@ -112,10 +120,6 @@ class TimedTrigger(Trigger):
         """Start counting anew from *now*."""
 
     @abstractmethod
-    def arm_once(self, now: datetime) -> None:
-        """Start counting from *now* unless it counts already."""
-
-    @abstractmethod
     def take(self, now: datetime) -> tuple[int, datetime]:
         """Use up the occurrences from ``due`` to *now*; return how many, and the last of them.
 
@@ -130,9 +134,9 @@ class TimedTrigger(Trigger):
         """Note that a run of it ended; return True if that gave it a due time."""
         return False
 
+    @abstractmethod
     def clock_went_back(self, now: datetime) -> bool:
         """Come to terms with a clock set back; return True if that moved the due time."""
-        return False
 
 
 class PeriodicTrigger(TimedTrigger):
@@ -144,7 +148,7 @@ class PeriodicTrigger(TimedTrigger):
 
     __slots__ = (
         "_anchor",
-        "_armed",
+        "_last",
         "_nominal",
         "_schedule",
         "cron_expr",
@@ -164,7 +168,7 @@ class PeriodicTrigger(TimedTrigger):
         *,
         timezone: str | ZoneInfo = "UTC",
         mode: str = "rate",
-        jitter: Duration = 0,
+        jitter: Duration = _NONE,
         run_immediately: bool = False,
         start: datetime | None = None,
         end: datetime | None = None,
@@ -178,7 +182,8 @@ class PeriodicTrigger(TimedTrigger):
                 its like, ``@every 1h30m``; a prefix ``CRON_TZ=Europe/Berlin`` wins over
                 *timezone*. What it does when clocks change is in the README.
             timezone: The zone of *cron_expr*: a name or a ZoneInfo.
-            mode: "rate" counts from start to start on the grid, "delay" from the end of a run.
+            mode: "rate" counts from start to start on the grid, "delay" from the end of a run,
+                of which the scheduler tells the trigger.
             jitter: Up to so many seconds are added to each fire, drawn evenly and anew; never so
                 many that the next fire is reached.
             run_immediately: Run once when armed, too; does not move the grid.
@@ -196,21 +201,23 @@ class PeriodicTrigger(TimedTrigger):
                 f" interval={checks.shown(interval)} and cron_expr={checks.shown(cron_expr)}"
             )
         self.cron_expr = None if cron_expr is None else checks.text("cron_expr", cron_expr)
-        self.timezone = timezone if timezone == "UTC" else cron.zone_of(timezone)
+        self.timezone = cron.zone_of(timezone)
         self._schedule: cron.CronSchedule | None = None
         if self.cron_expr is not None:
             interval = cron.every(self.cron_expr)
             if interval is None:
-                self._schedule = cron.schedule_of(self.cron_expr, cron.zone_of(timezone))
+                self._schedule = cron.schedule_of(self.cron_expr, self.timezone)
         self.interval = (
             None if interval is None else checks.duration("interval", interval, least=_SHORTEST)
         )
-        if mode not in ("rate", "delay") or (mode == "delay" and self._schedule is not None):
+        if checks.text("mode", mode) not in ("rate", "delay") or (
+            mode == "delay" and self._schedule is not None
+        ):
             raise InvalidValueError(
                 f'mode must be "rate", or "delay" with an interval, got {checks.shown(mode)}'
             )
         self.mode = mode
-        self.jitter = checks.duration("jitter", jitter) if jitter != 0 else _NOTHING
+        self.jitter = _NOTHING if jitter is _NONE else checks.duration("jitter", jitter)
         self.run_immediately = checks.boolean("run_immediately", run_immediately)
         self.start = None if start is None else checks.instant("start", start)
         self.end = None if end is None else checks.instant("end", end)
@@ -226,9 +233,12 @@ class PeriodicTrigger(TimedTrigger):
     def fires_after(self, after: datetime) -> Iterator[datetime]:
         """Yield its times strictly after *after*, jitter left out; changes nothing."""
         anchor = self._anchor if self._armed else self.start or after
-        if self.mode == "delay" and self._armed and self._nominal is not None:
-            anchor = self._nominal
-        fire = self._next_after(after, anchor)
+        planned = self._nominal if self._armed else None
+        if planned is not None and self.mode == "delay":
+            anchor = planned
+        fire = planned if planned is not None and planned > after else None
+        if fire is None:
+            fire = self._next_after(after, anchor)
         while fire is not None:
             yield fire
             fire = self._next_after(fire, anchor)
@@ -237,16 +247,12 @@ class PeriodicTrigger(TimedTrigger):
         """Start counting anew from *now*."""
         self._armed = True
         self._anchor = self.start or now
-        if self.run_immediately and (self.end is None or now <= self.end):
+        self._last = now
+        if self.run_immediately and self._is_open(now):
             self._nominal: datetime | None = now
             self._due = now
         else:
             self._plan(self._next_after(now, self._anchor))
-
-    def arm_once(self, now: datetime) -> None:
-        """Start counting from *now* unless it counts already."""
-        if not self._armed:
-            self.arm(now)
 
     def take(self, now: datetime) -> tuple[int, datetime]:
         """Use up the occurrences from ``due`` to *now*; return how many, and the last of them."""
@@ -255,14 +261,18 @@ class PeriodicTrigger(TimedTrigger):
             self._plan(None)
             return 1, nominal + shift
         seen = now - shift  # jitter delays the whole comparison, so it never merges two fires
+        if self.end is not None:
+            seen = min(seen, self.end)
         following = self._next_after(seen, self._anchor)
         count, latest = self._passed(nominal, seen)
+        self._last = seen
         self._plan(following)
         return count, latest + shift
 
     def take_one(self) -> datetime:
         """Use up the first occurrence only and return it."""
         nominal, shift = self._taken()
+        self._last = nominal
         self._plan(None if self.mode == "delay" else self._next_after(nominal, self._anchor))
         return nominal + shift
 
@@ -276,15 +286,34 @@ class PeriodicTrigger(TimedTrigger):
         return self._due is not None
 
     def clock_went_back(self, now: datetime) -> bool:
-        """Never wait longer than one interval: count anew from *now* if the due time is beyond."""
-        interval = self.interval
-        if interval is None or self._nominal is None or self.start is not None:
+        """Never wait longer than the time between two fires, counted from *now*.
+
+        A fixed cron time that has just passed is not run again when the clock was set back by no
+        more than three hours; above that it was a correction, and the new time counts.
+
+        Source: Debian's cron(8), for clock changes of less and of more than three hours.
+        """
+        if self._nominal is None:
             return False
-        if self._nominal - now <= interval:
+        if self.interval is not None and self.start is None:
+            if self._nominal - now <= self.interval:
+                return False
+            self._anchor = now
+        elif self._was_there_lately(now):
             return False
-        self._anchor = now
-        self._plan(self._next_after(now, now))
+        fire = self._next_after(now, self._anchor)
+        if fire == self._nominal:
+            return False
+        self._plan(fire)
         return True
+
+    def _was_there_lately(self, now: datetime) -> bool:
+        is_fixed = self._schedule is not None and not self._schedule.is_wildcard
+        return is_fixed and now <= self._last <= now + _SET_BACK
+
+    def _is_open(self, now: datetime) -> bool:
+        """Return whether *now* lies in the window of ``start`` and ``end``."""
+        return (self.start is None or self.start <= now) and (self.end is None or now <= self.end)
 
     def _next_after(self, instant: datetime, anchor: datetime) -> datetime | None:
         """Return the first nominal time strictly after *instant*; None beyond ``end``."""
@@ -296,7 +325,10 @@ class PeriodicTrigger(TimedTrigger):
             assert self.interval is not None
             first = 0 if self.start is not None else 1
             steps = max((instant - anchor) // self.interval + 1, first)
-            fire = anchor + steps * self.interval
+            try:
+                fire = anchor + steps * self.interval
+            except OverflowError:  # beyond the year 9999
+                return None
         return None if fire is None or (self.end is not None and fire > self.end) else fire
 
     def _taken(self) -> tuple[datetime, timedelta]:
@@ -311,23 +343,26 @@ class PeriodicTrigger(TimedTrigger):
         first = self._next_after(nominal, self._anchor)  # nominal may be off the grid: "at once"
         if first is None or first > now:
             return 1, nominal
-        last = now if self.end is None else min(now, self.end)
-        further = (last - first) // self.interval
+        further = (now - first) // self.interval
         return 2 + further, first + further * self.interval
 
     def _plan(self, nominal: datetime | None) -> None:
         self._nominal = self._due = nominal
         if nominal is not None and self.jitter:
-            following = self._next_after(nominal, self._anchor)
-            room = self.jitter if following is None else min(self.jitter, following - nominal)
-            self._due = nominal + random.random() * room
+            self._due = nominal + random.random() * self._room(nominal)
+
+    def _room(self, nominal: datetime) -> timedelta:
+        """Return how far jitter may move *nominal*: within the window, short of the next fire."""
+        room = min(self.jitter, (self.end or _LAST) - nominal)
+        following = None if self.mode == "delay" else self._next_after(nominal, self._anchor)
+        return room if following is None else min(room, following - nominal - _TICK)
 
     def __repr__(self) -> str:
         """Show what it was given."""
         if self.cron_expr is not None:
             return f"PeriodicTrigger(cron_expr={self.cron_expr!r}, timezone='{self.timezone}')"
         assert self.interval is not None
-        return f"PeriodicTrigger(interval={self.interval.total_seconds():g})"
+        return f"PeriodicTrigger(interval={checks.seconds_text(self.interval)})"
 
 
 class OneTimeTrigger(TimedTrigger):
@@ -337,7 +372,7 @@ class OneTimeTrigger(TimedTrigger):
     once they are spent and it has run, retries included.
     """
 
-    __slots__ = ("_armed", "_spent", "at", "delay")
+    __slots__ = ("_spent", "at", "delay")
 
     def __init__(self, delay: Duration | None = None, *, at: datetime | None = None) -> None:
         """Give exactly one of *delay* and *at*.
@@ -371,8 +406,8 @@ class OneTimeTrigger(TimedTrigger):
     def fires_after(self, after: datetime) -> Iterator[datetime]:
         """Yield its one time if it lies strictly after *after*."""
         fire = self._due
-        if not self._armed and self.delay is not None:
-            fire = after + self.delay
+        if not self._armed and not self._spent and self.delay is not None:
+            fire = _later(after, self.delay)
         if fire is not None and fire > after:
             yield fire
 
@@ -381,11 +416,6 @@ class OneTimeTrigger(TimedTrigger):
         self._armed = True
         if not self._spent:
             self._due = self.at if self.delay is None else now + self.delay
-
-    def arm_once(self, now: datetime) -> None:
-        """Start counting from *now* unless it counts already."""
-        if not self._armed:
-            self.arm(now)
 
     def take(self, now: datetime) -> tuple[int, datetime]:
         """Be spent; return that it fired once and when that was due."""
@@ -408,8 +438,15 @@ class OneTimeTrigger(TimedTrigger):
 
     def __repr__(self) -> str:
         """Show what it was given."""
-        what = f"at={self.at}" if self.delay is None else f"delay={self.delay.total_seconds():g}"
+        what = f"at={self.at}" if self.delay is None else f"delay={checks.seconds_text(self.delay)}"
         return f"OneTimeTrigger({what}{', spent' if self._spent else ''})"
+
+
+def _later(instant: datetime, delay: timedelta) -> datetime | None:
+    try:
+        return instant + delay
+    except OverflowError:  # beyond the year 9999
+        return None
 
 
 class SignalOwner(Protocol):
@@ -448,20 +485,20 @@ class EventTrigger(Trigger):
         Args:
             trigger: A ``queue.Queue`` of yours as a further channel: each item put into it is a
                 signal; it is looked at every tick.
-            maxsize: How many signals may wait; 0 is any number.
+            maxsize: How many signals may wait, at most 1,000,000; 0 is any number.
             coalesce: While one signal waits, a further one takes its place: one run for both,
                 with the later payload.
 
         Raises:
-            ValueError: *maxsize* is negative.
+            ValueError: *maxsize* is negative or too large.
             TypeError: An argument is of the wrong kind.
         """
-        if trigger is not None and not callable(getattr(trigger, "get_nowait", None)):
+        if trigger is not None and not checks.has_method(trigger, "get_nowait"):
             raise InvalidTypeError(
                 f"trigger must be a queue.Queue or have its get_nowait, got {checks.shown(trigger)}"
             )
         self.trigger = trigger
-        self.maxsize = checks.whole("maxsize", maxsize, least=0)
+        self.maxsize = checks.whole("maxsize", maxsize, least=0, most=_MOST_WAITING)
         self.coalesce = checks.boolean("coalesce", coalesce)
         self._signals: deque[tuple[object, datetime]] = deque(maxlen=1 if coalesce else None)
         bounded = self.maxsize and not self.coalesce  # one that merges never has a second
@@ -490,7 +527,9 @@ class EventTrigger(Trigger):
         return True
 
     def is_ready(self) -> bool:
-        """Return True while a signal waits."""
+        """Return True while a signal waits, in a queue of yours as well."""
+        if self.collect(utc_now()) and self._owner is not None:
+            self._owner.signalled(self)
         return bool(self._signals)
 
     def reset(self) -> None:
@@ -499,6 +538,8 @@ class EventTrigger(Trigger):
     def next_runs(self, n: int, after: datetime | None = None) -> list[datetime]:
         """Return nothing: nobody knows when the next signal comes."""
         checks.whole("n", n, least=0)
+        if after is not None:
+            checks.instant("after", after)
         return []
 
     def _has_permit(self) -> bool:
@@ -551,6 +592,9 @@ class EventTrigger(Trigger):
             except queue.Empty:
                 self.give_permit()
                 break
+            except BaseException:
+                self.give_permit()
+                raise
             self._signals.append((event, now))
             found = True
         return found

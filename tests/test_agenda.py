@@ -92,6 +92,30 @@ def test_entry_tells_its_due_time() -> None:
     assert entry[-1] == "item"
 
 
+def test_looking_at_what_is_due_takes_nothing_out() -> None:
+    """All that is due is shown, in some order, and stays in; cancelled entries are not shown."""
+    agenda = Agenda()
+    entries = [agenda.push(_at(due), 0, f"due at {due}") for due in (3, 1, 2, 4)]
+    agenda.cancel(entries[2])
+
+    assert sorted(agenda.due_items(_at(3))) == ["due at 1", "due at 3"]
+    assert list(agenda.due_items(_at(0))) == []
+    assert len(agenda) == 3
+
+
+@given(st.lists(st.integers(0, 9), max_size=80), st.sets(st.integers(0, 79)), st.integers(0, 9))
+def test_all_that_is_due_is_shown(dues: list[int], cancelled: set[int], now: int) -> None:
+    """due_items shows each item that is due and not cancelled once."""
+    agenda = Agenda()
+    entries = [agenda.push(_at(due), 0, number) for number, due in enumerate(dues)]
+    for number in cancelled & set(range(len(dues))):
+        agenda.cancel(entries[number])
+
+    expected = [n for n, due in enumerate(dues) if due <= now and n not in cancelled]
+
+    assert sorted(agenda.due_items(_at(now))) == expected
+
+
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(-2, 2)), max_size=60), st.integers(0, 6))
 def test_due_items_come_out_sorted(pushed: list[tuple[int, int]], now: int) -> None:
     """Popping until None gives all that is due and nothing else, in order."""

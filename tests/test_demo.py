@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 
@@ -65,6 +65,14 @@ VALUES = {
     "received_bytes": 1050,
     "sent_bytes": 306,
 }
+
+
+TABLE = """\
+task         runs  failures  retries  last     next fire     late start  late start     CPU
+                                      status   (UTC)            mean ms      max ms       s
+-----------  ----  --------  -------  -------  ------------  ----------  ----------  ------
+sample         41         0        0  SUCCESS  12:00:05.250         0.9        12.5  0.0213
+react to it     9         0        0  -        on event               -           -  0.0000"""
 
 
 @pytest.fixture
@@ -181,18 +189,17 @@ def test_parsers_refuse_another_format(
         parse(text)
 
 
-def test_take_values_reads_every_source(proc: Path) -> None:
-    """All seven values are there; those of the disk are what the system says."""
-    disk = shutil.disk_usage(proc)
+def test_take_values_reads_every_source(monkeypatch: pytest.MonkeyPatch, proc: Path) -> None:
+    """All seven values are there."""
+    usage = SimpleNamespace(total=100, used=40, free=50)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: {proc: usage}[path])
 
-    found = demo.take_values(proc, proc)
-
-    assert found.pop("disk_used_bytes") == pytest.approx(disk.used, rel=0.05)
-    assert found == {
+    assert demo.take_values(proc, proc) == {
         "load_1m": 0.52,
         "memory_total_bytes": 2_097_152,
         "memory_used_bytes": 1_572_864,
-        "disk_total_bytes": disk.total,
+        "disk_total_bytes": 100,
+        "disk_used_bytes": 40,
         "received_bytes": 1050,
         "sent_bytes": 306,
     }
@@ -293,13 +300,14 @@ def test_headline_says_what_was_seen() -> None:
     """The last of what goes up and down, the growth of counters, the scheduler's sums."""
     first = sample(0, received_bytes=50, sent_bytes=306)
     last = sample(9, **{**VALUES, "received_bytes": 2098})
-    stats = Stats(released=76, succeeded=74, failed=1, retries=4)
+    stats = Stats(released=78, succeeded=74, failed=1, pending=3, retries=4)
 
     line = demo.headline([first, last], count=41, seconds=10.04, stats=stats)
 
     assert line == (
         "41 samples in 10.0 s: load 0.52, memory 1.0 of 2.0 GiB, disk 25.0 of 100.0 GiB,"
-        " network 2.0 KiB in and 0.0 KiB out; 76 runs, 74 succeeded, 1 failed for good, 4 retries"
+        " network 2.0 KiB in and 0.0 KiB out;"
+        " 78 runs released: 74 succeeded, 1 failed, 3 waiting; 4 retries"
     )
 
 
@@ -312,7 +320,8 @@ def test_headline_shows_what_is_not_known_as_such(samples: list[Sample]) -> None
 
     assert line == (
         f"{len(samples)} samples in 1.0 s: load n/a, memory n/a, disk n/a,"
-        " network n/a in and n/a out; 0 runs, 0 succeeded, 0 failed for good, 0 retries"
+        " network n/a in and n/a out;"
+        " 0 runs released: 0 succeeded, 0 failed, 0 waiting; 0 retries"
     )
 
 
@@ -387,13 +396,7 @@ def test_table_aligns_its_columns() -> None:
         ("react to it", "9", "0", "0", "-", "on event", "-", "-", "0.0000"),
     ]
 
-    assert demo.table(rows).splitlines() == [
-        "task         runs  failures  retries  last     next fire     late start  late start     CPU",
-        "                                      status   (UTC)            mean ms      max ms       s",
-        "-----------  ----  --------  -------  -------  ------------  ----------  ----------  ------",
-        "sample         41         0        0  SUCCESS  12:00:05.250         0.9        12.5  0.0213",
-        "react to it     9         0        0  -        on event               -           -  0.0000",
-    ]
+    assert demo.table(rows) == TABLE
 
 
 # The tasks
@@ -469,18 +472,19 @@ def test_roll_up_waits_for_three_samples(agent: Agent) -> None:
 
 def test_watch_fires_once_for_each_change(agent: Agent, scheduler: Scheduler) -> None:
     """The event says which file it is and how it looks now."""
-    events: list[Any] = []
-    scheduler.add_task(Task("note", lambda: events.append(note_event()), triggers=[agent.changed]))
+    events: list[object] = []
+
+    def note_event() -> None:
+        running = current_execution()
+        assert running is not None
+        events.append(running.event)
 
     def look() -> None:
         agent.watch()
         scheduler.run_tasks()
         assert scheduler.wait_idle(10)
 
-    def note_event() -> object:
-        running = current_execution()
-        assert running is not None
-        return running.event
+    scheduler.add_task(Task("note", note_event, triggers=[agent.changed]))
 
     look()  # not there yet
     agent.watched.write_text("{}")
@@ -641,7 +645,12 @@ def test_seconds_are_ten_by_default(
 ) -> None:
     """What is asked for is what the demo gets; its status is the command's."""
     asked: list[float] = []
-    monkeypatch.setattr(demo, "run", lambda seconds: asked.append(seconds) or 7)
+
+    def run(seconds: float) -> int:
+        asked.append(seconds)
+        return 7
+
+    monkeypatch.setattr(demo, "run", run)
 
     assert main(arguments) == 7
     assert asked == [expected]
@@ -729,17 +738,16 @@ def test_demo_does_what_it_promises(
     assert rows["start-up check"][1:6] == ["1", "0", "0", "SUCCESS", "-"]
     assert rows["react"][2:6] == ["0", "0", "SUCCESS", "on event"]
     assert int(rows["sample"][1]) >= 3
-    assert float(rows["sample"][7]) >= float(rows["sample"][6]) > 0
+    assert float(rows["sample"][7]) >= float(rows["sample"][6]) >= 0
 
 
 def test_demo_ends_when_the_time_is_up(capsys: pytest.CaptureFixture[str]) -> None:
     """After so short a time there is little to tell, but each task has its row."""
     assert main(["demo", "--seconds", "0.001"]) == 0
 
-    rows = cells_of(capsys.readouterr().out)
-    assert len(rows) == 6
-    assert rows["roll up"][1:5] == ["0", "0", "0", "-"]
-    assert rows["react"][1:6] == ["0", "0", "0", "-", "on event"]
+    out = capsys.readouterr().out
+    assert " samples in 0." in out
+    assert len(cells_of(out)) == 6
 
 
 @pytest.mark.parametrize(
@@ -768,7 +776,8 @@ def test_a_signal_ends_the_process_cleanly(
         out, rest = process.communicate(timeout=60)
 
     assert process.returncode == status
-    lines = [json.loads(line) for line in (first + rest).splitlines()]
-    assert [lines[0]["message"], lines[-1]["message"]] == ["scheduler started", "scheduler stopped"]
+    messages = [json.loads(line)["message"] for line in (first + rest).splitlines()]
+    assert messages[0] == "scheduler started"
+    assert "scheduler stopped" in messages  # what still ran then ends after it
     assert len(cells_of(out.decode())) == 6
     assert list(tmp_path.iterdir()) == []

@@ -9,6 +9,7 @@ from queue import Queue
 from typing import Any
 
 import pytest
+from freezegun import freeze_time
 
 from background_tasks import engine as engine_module
 from background_tasks.changes import Change, ChangeKind
@@ -830,16 +831,17 @@ def test_retry_succeeds() -> None:
     assert engine.stats().failed == 0
 
 
-def test_error_of_the_last_failed_attempt_stays() -> None:
-    """A run that succeeded in the end still tells what had failed, as Execution says."""
+def test_error_goes_when_a_retry_succeeds() -> None:
+    """A run that succeeded in the end has no error: a reader need not ask for its status."""
     engine = _engine()
     state = _add(engine)
-    _fail(engine, _requested(engine, state), retry_after=0)
+    run = _requested(engine, state)
+    _fail(engine, run, retry_after=0)
+    assert run.execution.error == "ValueError: no"
 
     _succeed(engine, _start(engine))
 
-    assert state.task.execution_hist[0].error == "ValueError: no"
-    assert state.task.execution_hist[0].traceback == "Traceback: no"
+    assert (run.execution.error, run.execution.traceback) == ("", "")
 
 
 def test_attempts_add_up() -> None:
@@ -1039,6 +1041,18 @@ def test_one_time_task_that_was_missed_goes() -> None:
     assert engine.next_due() is None
 
 
+def test_one_time_task_that_was_skipped_goes() -> None:
+    """With missed="skip" a trigger that was late is spent all the same."""
+    engine = _engine()
+    state = _add(engine, OneTimeTrigger(5), missed="skip")
+
+    engine.release(_at(60), MANY)
+
+    assert not engine.states
+    assert _history(state) == []
+    assert engine.stats().skipped == 1
+
+
 def test_one_time_task_whose_time_passed_disabled_stays() -> None:
     """It never ran: it is kept, spent, to be asked for a run."""
     engine = _engine()
@@ -1121,7 +1135,7 @@ def test_custom_trigger_is_asked_every_tick() -> None:
     (arm,) = engine.custom_arms([state])
     assert engine.to_ask(poll=True) == []
 
-    engine.rearmed(arm, None)
+    engine.rearmed(arm, None, _at(0))
 
     assert engine.to_ask(poll=False) == []
     assert engine.to_ask(poll=True) == [arm]
@@ -1134,7 +1148,7 @@ def test_custom_trigger_that_is_ready_makes_a_run() -> None:
     engine.to_ask(poll=True)
 
     engine.answered(arm, _at(3))
-    engine.rearmed(arm, None)
+    engine.rearmed(arm, None, _at(0))
 
     run = _start(engine, now=3)
     assert run.state is state
@@ -1221,25 +1235,53 @@ def test_custom_trigger_without_a_time_forgets_the_old_one() -> None:
     """One that had a due time and names none now is asked once a tick, not twice."""
     engine, state, arm = _with_custom(due=10)
     engine.custom_arms([state])
-    engine.rearmed(arm, None)
+    engine.rearmed(arm, None, _at(0))
 
     engine.release(_at(10), MANY)
 
     assert engine.to_ask(poll=True) == [arm]
 
 
-def test_custom_periodic_trigger_in_delay_mode_is_asked_once() -> None:
-    """The end of its run does not have it asked twice at one tick."""
-    engine = _engine()
-    state = _add(engine, _CustomPeriodic(10, mode="delay"))
-    (arm,) = engine.custom_arms([state])
-    engine.answered(arm, _at(10))
-    arm.trigger.reset()  # real time is far beyond its due time
-    engine.rearmed(arm, None)
-    _succeed(engine, _start(engine), now=12)
+def test_custom_delay_is_asked_when_it_is_due() -> None:
+    """The end of its run plans the next: it is asked then, once, and not before."""
+    engine, arm = _with_custom_delay()
+    engine.rearmed(arm, None, _at(10))
+    _succeed(engine, _start(engine, now=10), now=12)
+    assert engine.to_ask(poll=True) == []
 
     engine.release(_at(22), MANY)
 
+    assert engine.to_ask(poll=True) == [arm]
+
+
+@pytest.mark.parametrize("due", [None, 22], ids=["asked before the end", "asked after the end"])
+def test_custom_delay_is_asked_once_however_quick_its_run(due: float | None) -> None:
+    """A run that ends while its trigger is still in hand does not have it asked twice."""
+    engine, arm = _with_custom_delay()
+    _succeed(engine, _start(engine, now=10), now=12)
+    engine.rearmed(arm, None if due is None else _at(due), _at(12))
+
+    engine.release(_at(22), MANY)
+
+    assert engine.to_ask(poll=True) == [arm]
+    engine.release(_at(22), MANY)
+    assert engine.to_ask(poll=True) == []
+
+
+def test_custom_trigger_that_is_due_and_not_ready_is_asked_at_the_next_tick() -> None:
+    """One that says no although its time has come is not asked over and over at one tick."""
+    engine = _engine()
+    with freeze_time(NOON):
+        state = _add(engine, _CustomPeriodic(10))
+        (arm,) = engine.custom_arms([state])
+        arm.trigger.reset()
+    engine.rearmed(arm, _at(10), _at(0))
+    engine.release(_at(10), MANY)
+    assert engine.to_ask(poll=True) == [arm]
+
+    engine.rearmed(arm, None, _at(10))  # it is not ready, and its due time has passed
+
+    assert not engine.has_due(_at(10))
     assert engine.to_ask(poll=True) == [arm]
 
 
@@ -1252,7 +1294,7 @@ def test_custom_one_time_task_goes_however_quick_its_run() -> None:
     _succeed(engine, _start(engine))
 
     arm.trigger.reset()
-    engine.rearmed(arm, None)
+    engine.rearmed(arm, None, _at(0))
 
     assert not engine.states
 
@@ -1264,7 +1306,7 @@ def test_custom_trigger_of_a_removed_task_is_given_up() -> None:
     engine.remove(0, _at(0))
 
     engine.answered(arm, _at(1))
-    engine.rearmed(arm, _at(5))
+    engine.rearmed(arm, _at(5), _at(0))
 
     assert engine.take(_at(1)) is None
     assert engine.next_due() is None
@@ -1285,7 +1327,7 @@ def test_rearming_twice_leaves_one_time() -> None:
     engine, state, arm = _with_custom(due=10)
     engine.custom_arms([state])
 
-    engine.rearmed(arm, _at(20))
+    engine.rearmed(arm, _at(20), _at(0))
 
     assert engine.release(_at(10), MANY) == 0
     assert engine.to_ask(poll=True) == []
@@ -1360,7 +1402,7 @@ def test_queue_of_the_users_is_looked_at_every_tick() -> None:
     assert trigger.collect(_at(1))
 
     engine.answered(arm, _at(1))
-    engine.rearmed(arm, None)
+    engine.rearmed(arm, None, _at(0))
 
     assert engine.release(_at(1), MANY) == 1
     assert _start(engine).execution.event == "item"
@@ -1681,23 +1723,23 @@ def test_clock_slewed_moves_nothing() -> None:
     assert engine.next_due() == _at(10)
 
 
-def test_clock_set_back_moves_a_retry() -> None:
-    """A retry is due as much earlier as the clock was set back."""
+def test_clock_set_back_does_not_stall_a_retry() -> None:
+    """A retry waits no longer than its delay from when that is noticed."""
     engine = _engine()
     _fail(engine, _requested(engine, _add(engine)), now=0, retry_after=10)
     engine.release(_at(4), MANY)
 
-    engine.release(_at(-3596), MANY)
+    engine.release(_at(-3600), MANY)
 
     assert engine.next_due() == _at(-3590)
 
 
-def test_clock_set_back_moves_a_deadline() -> None:
-    """A run has its timeout, no more and no less."""
+def test_clock_set_back_does_not_stall_a_deadline() -> None:
+    """A run has no more than its timeout from when that is noticed, and no less."""
     engine = _engine()
     run = _requested(engine, _add(engine, timeout=10), now=0)
     engine.release(_at(4), MANY)
-    engine.release(_at(-3596), MANY)
+    engine.release(_at(-3600), MANY)
     assert not run.execution.cancelled
 
     engine.release(_at(-3590), MANY)
@@ -1830,7 +1872,7 @@ def test_asking_a_trigger_is_work() -> None:
     engine.to_ask(poll=True)
     assert not engine.is_idle(_at(0))
 
-    engine.rearmed(arm, None)
+    engine.rearmed(arm, None, _at(0))
 
     assert engine.is_idle(_at(0))
 
@@ -2103,8 +2145,21 @@ def _with_custom(due: float | None = None) -> tuple[Engine, TaskState, Arm]:
     engine = _engine()
     state = _add(engine, _Custom())
     (arm,) = engine.custom_arms([state])
-    engine.rearmed(arm, None if due is None else _at(due))
+    engine.rearmed(arm, None if due is None else _at(due), _at(0))
     return engine, state, arm
+
+
+def _with_custom_delay() -> tuple[Engine, Arm]:
+    """Return an engine at 10 s with a custom delay of 10 s that was released and reset."""
+    engine = _engine()
+    with freeze_time(NOON) as frozen:
+        state = _add(engine, _CustomPeriodic(10, mode="delay"))
+        (arm,) = engine.custom_arms([state])
+        frozen.move_to(_at(10))
+        engine.answered(arm, _at(10))
+        arm.trigger.reset()
+    assert arm.trigger.next_fire_time() is None
+    return engine, arm
 
 
 def _fire(engine: Engine, state: TaskState, event: object = True, now: float = 0) -> bool:
@@ -2116,34 +2171,45 @@ def _fire(engine: Engine, state: TaskState, event: object = True, now: float = 0
     return trigger.fire(event)
 
 
-def _start(engine: Engine, now: float = 0) -> Run:
+def _when(engine: Engine, now: float | None) -> datetime:
+    """Return the instant that *now* means: by default that of the last change, if there is one."""
+    if now is not None:
+        return _at(now)
+    return engine.changes[-1].at if engine.changes else NOON
+
+
+def _start(engine: Engine, now: float | None = None) -> Run:
     """Start the best ready run."""
-    run = engine.take(_at(now))
+    run = engine.take(_when(engine, now))
     assert run is not None
     return run
 
 
-def _released(engine: Engine, now: float = 0) -> Run:
+def _released(engine: Engine, now: float | None = None) -> Run:
     """Release what is due and start the best of it."""
-    engine.release(_at(now), MANY)
+    engine.release(_when(engine, now), MANY)
     return _start(engine, now)
 
 
-def _requested(engine: Engine, state: TaskState, now: float = 0, *, event: object = None) -> Run:
+def _requested(
+    engine: Engine, state: TaskState, now: float | None = None, *, event: object = None
+) -> Run:
     """Ask for a run of the task and start the best ready run."""
-    engine.request(state, event, _at(now))
+    engine.request(state, event, _when(engine, now))
     return _start(engine, now)
 
 
-def _succeed(engine: Engine, run: Run, now: float = 0, results: object = None) -> None:
-    engine.finish(run, Outcome(_at(now), Resources(), results))
+def _succeed(engine: Engine, run: Run, now: float | None = None, *, results: object = None) -> None:
+    engine.finish(run, Outcome(_when(engine, now), Resources(), results))
 
 
-def _fail(engine: Engine, run: Run, now: float = 0, *, retry_after: float | None = None) -> None:
+def _fail(
+    engine: Engine, run: Run, now: float | None = None, *, retry_after: float | None = None
+) -> None:
     engine.finish(
         run,
         Outcome(
-            _at(now),
+            _when(engine, now),
             Resources(),
             error="ValueError: no",
             traceback="Traceback: no",

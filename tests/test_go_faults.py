@@ -183,7 +183,7 @@ def test_g9_nothing_starts_after_stop_returned(gate: Gate) -> None:
 
 
 def test_g9_stop_waits_for_running_tasks(gate: Gate) -> None:
-    """stop gives up while a task runs, and succeeds once it has ended."""
+    """Stop gives up while a task runs, and succeeds once it has ended."""
     scheduler = Scheduler(1)
     scheduler.start()
     task = scheduler.add_task(Task("slow", gate, triggers=[OneTimeTrigger(delay=0)]))

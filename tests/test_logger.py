@@ -6,12 +6,15 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
+from freezegun import freeze_time
 
 from background_tasks import (
     EventTrigger,
     OneTimeTrigger,
+    PeriodicTrigger,
     RetryPolicy,
     Scheduler,
     Task,
@@ -92,6 +95,27 @@ def test_arguments_events_and_results_are_not_logged() -> None:
 
     assert "hush" not in lines.getvalue()
     assert "hush" not in repr(task) + repr(task.execution_hist) + repr(changed)
+
+
+def test_a_run_that_stands_for_others_says_so() -> None:
+    """How many occurrences were missed is in the line, and that it had not been started yet."""
+    lines = io.StringIO()
+    configure_logging(level="DEBUG", stream=lines)
+    with freeze_time("2026-03-01") as frozen:
+        scheduler = Scheduler(1)
+        grace = timedelta(seconds=5)
+        every = PeriodicTrigger(interval=60)
+        scheduler.add_task(Task("t", int, triggers=[every], misfire_grace=grace))
+        frozen.tick(150)
+        scheduler.run_tasks()
+        scheduler.stop()
+
+    missed = json.loads(lines.getvalue().splitlines()[1])
+
+    assert missed["event.name"] == "background_tasks.run.missed"
+    assert missed["background_tasks.run.missed"] == 1
+    assert missed["background_tasks.run.lateness_s"] == 30
+    assert "background_tasks.run.queue_time_s" not in missed
 
 
 def test_configured_twice_writes_once() -> None:

@@ -86,6 +86,7 @@ def test_shutdown_can_cancel_what_is_queued(gate: Gate) -> None:
     gate.wait_entered()
     queued = [pool.submit(int) for _ in range(3)]
 
+    pool.shutdown(wait=False)
     pool.shutdown(wait=False, cancel_futures=True)
     gate.leave.set()
     pool.shutdown()

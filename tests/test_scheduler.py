@@ -204,6 +204,34 @@ def test_priority_changed_while_a_run_waits(gate: Gate) -> None:
     assert tasks[2].priority == 3
 
 
+def test_a_removed_task_can_still_be_changed(scheduler: Scheduler) -> None:
+    """It is changed for its own sake; nothing of it runs any more."""
+    task = scheduler.add_task(Task("t", int))
+    scheduler.remove_task(task.id)
+
+    task.enabled = False
+    task.priority = 5
+
+    assert (task.enabled, task.priority) == (False, 5)
+
+
+def test_a_burst_is_released_in_batches(scheduler: Scheduler) -> None:
+    """However many are due together, one tick releases them all, the urgent first."""
+    order: list[int] = []
+    with freeze_time(START) as frozen:
+        for number in range(300):
+            once = OneTimeTrigger(delay=1)
+            task = Task("t", order.append, args=[number], triggers=[once], priority=number)
+            scheduler.add_task(task)
+        frozen.tick(1)
+
+        assert scheduler.run_tasks() == 300
+        assert scheduler.wait_idle(10)
+
+    assert sorted(order) == list(range(300))
+    assert order[0] in (299, 298)
+
+
 def test_never_more_than_max_running_tasks(gate: Gate) -> None:
     """With three slots and ten ready runs three run."""
     with Scheduler(3) as scheduler:
@@ -586,6 +614,23 @@ def test_a_custom_trigger_that_knows_its_time(scheduler: Scheduler) -> None:
     assert len(task.execution_hist) == 2
 
 
+def test_a_custom_trigger_that_is_due_but_not_ready(scheduler: Scheduler) -> None:
+    """It is asked again at the next tick, and not quarantined."""
+    with freeze_time(START) as frozen:
+        trigger = Hourly()
+        trigger.ready = False
+        task = scheduler.add_task(Task("t", int, triggers=[trigger]))
+        frozen.tick(timedelta(hours=1))
+        assert scheduler.run_tasks() == 0
+        assert trigger.asked == 1
+
+        trigger.ready = True
+        assert scheduler.run_tasks() == 1
+        assert scheduler.wait_idle(10)
+
+    assert task.enabled
+
+
 @pytest.mark.parametrize("method", ["is_ready", "reset", "next_fire_time"])
 def test_a_raising_trigger_is_quarantined(scheduler: Scheduler, method: str) -> None:
     """Its task is disabled with the reason on it; the others go on."""
@@ -777,12 +822,13 @@ class Hourly(Trigger):
     def __init__(self, first: object = None) -> None:
         """Be due an hour from being armed, or say *first*."""
         self.due = first
+        self.ready = True
         self.asked = 0
 
     def is_ready(self) -> bool:
         """Count the questions."""
         self.asked += 1
-        return True
+        return self.ready
 
     def reset(self) -> None:
         """Be due an hour later."""

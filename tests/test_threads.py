@@ -26,6 +26,7 @@ from background_tasks import (
     current_execution,
 )
 from background_tasks.primitives import Primitives
+from background_tasks.scheduler import _stop_all
 from tests.conftest import Gate, Watch
 
 
@@ -264,6 +265,22 @@ def test_no_thread_for_the_ticker() -> None:
     assert scheduler.stop()
 
 
+def test_stopped_while_it_fails_to_start() -> None:
+    """A stop in between is not undone."""
+
+    class Interrupted(_NoThread):
+        def start(self) -> None:
+            assert scheduler.stop()
+            super().start()
+
+    scheduler = Scheduler(1, _primitives=Primitives(thread=Interrupted))
+
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        scheduler.start()
+
+    assert repr(scheduler).startswith("<Scheduler stopped:")
+
+
 def test_no_thread_for_a_slot_at_first() -> None:
     """A run for which no thread can be started waits for one, and runs once."""
     refused = [True, True]
@@ -313,6 +330,26 @@ def test_a_removed_task_is_not_kept_alive() -> None:
         assert gone() is None
     finally:
         gc.enable()
+
+
+def test_the_end_of_the_process_names_what_it_leaves(
+    gate: Gate, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What runs on after the grace is in one line each; a scheduler that is done in none."""
+    done = Scheduler(1)
+    scheduler = Scheduler(1, exit_grace=0)
+    task = scheduler.add_task(Task("hanging", gate))
+    scheduler.release_task(task.id)
+    scheduler.run_tasks()
+    gate.wait_entered()
+
+    _stop_all()
+
+    lines = [record for record in caplog.records if "abandoned" in record.getMessage()]
+    assert [vars(line)["background_tasks.task.name"] for line in lines] == ["hanging"]
+    gate.leave.set()
+    assert scheduler.stop(10)
+    assert done.stop()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1058 @@
+"""A model that drives the engine through every interleaving and checks what it promises.
+
+Hypothesis picks steps: tasks come and go, time passes or is set back, the engine is ticked, slots
+take runs and finish them, triggers of the user's are asked. After each step what the engine says
+and holds is compared with what the model has noted by itself.
+
+MODEL_EXAMPLES and MODEL_STEPS allow more than the suite does; each such run is a different one.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from datetime import datetime, timedelta, timezone
+from itertools import count
+from queue import Queue
+from typing import TypeVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from background_tasks import engine as engine_module
+from background_tasks.changes import Change, ChangeKind
+from background_tasks.engine import Arm, Engine, Outcome, Run, TaskState, _Deadline
+from background_tasks.resources import Resources
+from background_tasks.task import Execution, Status, Task
+from background_tasks.trigger import (
+    EventTrigger,
+    OneTimeTrigger,
+    PeriodicTrigger,
+    TimedTrigger,
+    Trigger,
+)
+
+_EXAMPLES = os.environ.get("MODEL_EXAMPLES")
+_STEPS = os.environ.get("MODEL_STEPS")
+_START = datetime(2025, 6, 1, tzinfo=timezone.utc)
+_ON_TIME = timedelta(seconds=1)
+_EVERYTHING = 10**6
+_CATCH_UP = 5  # in place of MAX_CATCH_UP, so that it is reached
+_T = TypeVar("_T")
+
+_ENDS = {
+    ChangeKind.RUN_SUCCEEDED: Status.SUCCESS,
+    ChangeKind.RUN_FAILED: Status.FAILED,
+    ChangeKind.RUN_MISSED: Status.MISSED,
+    ChangeKind.RUN_DROPPED: Status.DROPPED,
+}
+
+
+def test_engine_keeps_its_promises(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever happens in whatever order, no promise of the engine is broken."""
+    monkeypatch.setattr(engine_module, "MAX_CATCH_UP", _CATCH_UP)
+
+    run_state_machine_as_test(
+        EngineModel,
+        settings=settings(
+            max_examples=int(_EXAMPLES or 300),
+            stateful_step_count=int(_STEPS or 50),
+            derandomize=_EXAMPLES is None and _STEPS is None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+# The triggers of the model: those of the package that count what is taken from them
+
+
+class _Interval(PeriodicTrigger):
+    """A PeriodicTrigger that counts its occurrences."""
+
+    taken = 0
+
+    def take(self, now: datetime) -> tuple[int, datetime]:
+        passed, latest = super().take(now)
+        self.taken += passed
+        return passed, latest
+
+    def take_one(self) -> datetime:
+        self.taken += 1
+        return super().take_one()
+
+
+class _Once(OneTimeTrigger):
+    """A OneTimeTrigger that counts its occurrences."""
+
+    taken = 0
+
+    def take_one(self) -> datetime:
+        self.taken += 1
+        return super().take_one()
+
+
+class _Event(EventTrigger):
+    """An EventTrigger that notes its signals, each with a payload of its own."""
+
+    def __init__(self, channel: Queue[object] | None, *, maxsize: int, coalesce: bool) -> None:
+        super().__init__(channel, maxsize=maxsize, coalesce=coalesce)
+        self.queued: deque[object] = deque()  # still in the user's queue
+        self.accepted: list[object] = []
+        self.released: list[object] = []
+        self.started: list[object] = []
+        self.taken = 0
+
+    def take_signal(self) -> tuple[object, datetime] | None:
+        signal = super().take_signal()
+        self.taken += signal is not None
+        return signal
+
+    @property
+    def in_channel(self) -> list[object]:
+        return [event for event, _ in self._signals]
+
+
+class _Polled(Trigger):
+    """A trigger of the user's that is asked at every tick."""
+
+    ready = False
+
+    def is_ready(self) -> bool:
+        return self.ready
+
+    def reset(self) -> None:
+        self.ready = False
+
+
+class _Planned(Trigger):
+    """A trigger of the user's that knows when it is due."""
+
+    def __init__(self, model: EngineModel, period: timedelta) -> None:
+        self._model = model
+        self._period = period
+        self._due = model.now + period
+
+    def is_ready(self) -> bool:
+        return self._due <= self._model.now
+
+    def reset(self) -> None:
+        self._due = self._model.now + self._period
+
+    def next_fire_time(self) -> datetime | None:
+        return self._due
+
+
+class _CustomDelay(PeriodicTrigger):
+    """A trigger of ours in mode "delay" with methods of the user's."""
+
+    def __init__(self, model: EngineModel, seconds: float) -> None:
+        super().__init__(seconds, mode="delay")
+        self._model = model
+        self._hesitates = False
+
+    def is_ready(self) -> bool:
+        """Say yes every other time when it is due."""
+        self._hesitates = not self._hesitates
+        return self._is_due() and not self._hesitates
+
+    def _is_due(self) -> bool:
+        return self._due is not None and self._due <= self._model.now
+
+    def reset(self) -> None:
+        if self._is_due():
+            self.take(self._model.now)
+        elif not self._armed:
+            self.arm(self._model.now)
+
+
+class _CustomOnce(OneTimeTrigger):
+    """A one-time trigger with methods of the user's."""
+
+    def __init__(self, model: EngineModel, seconds: float) -> None:
+        super().__init__(seconds)
+        self._model = model
+        self._hesitates = False
+
+    def is_ready(self) -> bool:
+        """Say yes every other time when it is due."""
+        self._hesitates = not self._hesitates
+        return self._is_due() and not self._hesitates
+
+    def _is_due(self) -> bool:
+        return self._due is not None and self._due <= self._model.now
+
+    def reset(self) -> None:
+        if self._is_due():
+            self.take(self._model.now)
+        elif not self._armed:
+            self.arm(self._model.now)
+
+
+class _Bell:
+    """What an _Event rings: the engine."""
+
+    def __init__(self, model: EngineModel, arm: Arm) -> None:
+        self._model = model
+        self._arm = arm
+
+    def signalled(self, trigger: EventTrigger) -> None:
+        self._model.engine.ring(self._arm)
+
+    def now(self) -> datetime:
+        return self._model.now
+
+
+@dataclass
+class _Attempt:
+    """What the model notes of an attempt, in time that is never set back."""
+
+    began: timedelta
+    ended: timedelta | None = None
+    retry_after: timedelta | None = None
+
+
+@dataclass
+class _Life:
+    """What the model notes of a run from what it is told."""
+
+    task_id: int
+    attempts: list[_Attempt] = field(default_factory=list)
+    end: Status | None = None
+
+
+# What the steps are made of
+
+_seconds = st.sampled_from([5, 30, 300])
+_triggers = st.one_of(
+    st.tuples(st.sampled_from(["rate", "delay", "once"]), _seconds),
+    st.tuples(st.sampled_from(["planned", "custom delay", "custom once"]), _seconds),
+    st.tuples(st.sampled_from(["event", "coalesce", "queue"]), st.sampled_from([0, 1, 2])),
+    st.tuples(st.just("polled"), st.just(0)),
+)
+_which = st.integers(0, 99)
+_priorities = st.integers(-2, 2)
+_OUTCOMES = ("succeeds", "succeeds", "fails", 0, 2.5, 40)  # or seconds to a retry
+# One move of a slot or a caller: None begins something, the others end the oldest or the newest.
+_Move = tuple[int, str | float] | None
+_MOVES: list[_Move] = [*[None] * 6, *((which, how) for which in (0, -1) for how in _OUTCOMES)]
+_moves = st.lists(st.sampled_from(_MOVES), min_size=1, max_size=6)
+_changes = st.sampled_from(
+    ["enable", "enable", "enable", "disable", "quarantine", "remove", -2, 0, 2]
+)
+_passing = st.sampled_from([0, 0, 2.5, 5, 15, 60, 1000])  # seconds
+_MOST_TASKS = 8
+_ENOUGH = 1000  # rounds; far more than it takes to do all there is to do
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """What a task of the model is made from."""
+
+    triggers: list[tuple[str, int]]
+    missed: str
+    max_instances: int
+    priority: int
+    misfire_grace: int | None
+    timeout: int | None
+    enabled: bool
+    early: int  # signals fired before it is added
+
+
+_plans = st.builds(
+    _Plan,
+    triggers=st.lists(_triggers, min_size=1, max_size=2) | st.just([]),
+    missed=st.sampled_from(["once", "all", "skip"]),
+    max_instances=st.integers(1, 3),
+    priority=_priorities,
+    misfire_grace=st.sampled_from([None, 0, 20]),
+    timeout=st.sampled_from([None, 15]),
+    enabled=st.sampled_from([True, True, True, False]),
+    early=st.integers(0, 2),
+)
+
+
+class EngineModel(RuleBasedStateMachine):
+    """The scheduler's part, played by Hypothesis, and the engine's books, kept twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.engine = Engine(max_running_tasks=1, aging=5.0, on_time=_ON_TIME)
+        self.now = _START
+        self.elapsed = timedelta(0)  # what has really passed, whatever the clock was set to
+        self.aging = 5.0
+        self.slots = 1
+        self.was_set_back = False  # since the last tick
+        self.noticed = timedelta(0)  # when a tick last saw that it was
+        self.was_started = False
+        self.states: list[TaskState] = []  # all that were ever added
+        self.idle_slots = 0
+        self.in_slots: list[Run] = []
+        self.inline: list[Run] = []
+        self.inline_waiting: list[Run] = []  # between two attempts
+        self.claimed: list[Arm] = []  # to be asked whether they are ready
+        self.to_rearm: list[tuple[Arm, bool]] = []  # whether to be reset first
+        self.lives: dict[int, _Life] = {}
+        self.ended: list[tuple[Execution, tuple[object, ...]]] = []  # as they were at their end
+        self.asked_for: set[object] = set()  # payloads of requests and inline runs
+        self.signals: dict[object, _Event] = {}  # payload -> its trigger
+        self.answers = 0  # runs released because a trigger of the user's was ready
+        self.counts: Counter[ChangeKind] = Counter()
+        self.retries = 0
+        self.payloads = count(1)
+
+    @initialize(
+        slots=st.integers(1, 3),
+        aging=st.sampled_from([0.0, 5.0, math.inf]),
+        plans=st.lists(_plans, min_size=1, max_size=4),
+    )
+    def begin(self, slots: int, aging: float, plans: list[_Plan]) -> None:
+        """Make the engine and some tasks."""
+        self.slots, self.aging = slots, aging
+        self.engine = Engine(max_running_tasks=slots, aging=aging, on_time=_ON_TIME)
+        for plan in plans:
+            self.add(plan)
+
+    # The registry
+
+    @precondition(lambda self: len(self.engine.states) < _MOST_TASKS)
+    @rule(plan=_plans)
+    def add(self, plan: _Plan) -> None:
+        """Make a task and add it, as add_task does."""
+        triggers = [self._trigger(kind, number) for kind, number in plan.triggers]
+        for trigger in triggers * plan.early:
+            self._signal(trigger)
+        task = Task(
+            f"task {len(self.states)}",
+            int,
+            triggers=triggers,
+            missed=plan.missed,
+            max_instances=plan.max_instances,
+            priority=plan.priority,
+            misfire_grace=plan.misfire_grace,
+            timeout=plan.timeout,
+            enabled=plan.enabled,
+            history=_EVERYTHING,
+        )
+        state = self.engine.add(task, self.now)
+        self.states.append(state)
+        for arm in state.arms:
+            if isinstance(arm.trigger, EventTrigger):
+                arm.trigger.bind(_Bell(self, arm))
+        self._claim_to_reset(self.engine.custom_arms([state]))
+        assert task.id == len(self.states) - 1
+        self._hear()
+
+    def _trigger(self, kind: str, number: int) -> Trigger:
+        if kind in ("rate", "delay"):
+            return _Interval(number, mode=kind)
+        if kind == "once":
+            return _Once(number)
+        if kind == "planned":
+            return _Planned(self, timedelta(seconds=number))
+        if kind == "custom delay":
+            return _CustomDelay(self, number)
+        if kind == "custom once":
+            return _CustomOnce(self, number)
+        if kind == "polled":
+            return _Polled()
+        channel: Queue[object] | None = Queue() if kind == "queue" else None
+        return _Event(channel, maxsize=number, coalesce=kind == "coalesce")
+
+    @rule(which=_which, what=_changes)
+    def change(self, which: int, what: str | int) -> None:
+        """Enable, disable, quarantine or remove a task, or give it another priority."""
+        state = _pick(self.states, which)
+        task, before = state.task, state.task.quarantine
+        if what == "quarantine":  # a trigger raised, maybe one that is gone
+            self.engine.quarantine(state, "a trigger raised", self.now)
+            assert task.quarantine == (before if state.is_removed else "a trigger raised")
+        elif state.is_removed:
+            return
+        elif isinstance(what, int):
+            self.engine.set_priority(state, what, self.now)
+            assert task.priority == what
+        elif what == "remove":
+            self.engine.remove(task.id, self.now)
+        else:
+            self.engine.set_enabled(state, what == "enable", self.now)
+            assert task.quarantine == (None if task.enabled else before)
+        self._claim_slots()
+        self._hear(may_remove=what == "remove")
+
+    # What asks for runs
+
+    @precondition(lambda self: self._signallers())
+    @rule(which=_which, times=st.integers(1, 3), is_attended=st.booleans())
+    def signal(self, which: int, times: int, is_attended: bool) -> None:
+        """Fire, or put into the user's queue, or make a trigger of the user's ready."""
+        for _ in range(times):
+            self._signal(_pick(self._signallers(), which))
+        if is_attended:  # by the thread that fires
+            self.engine.release_signals(self.now, 64)
+            self._hear(releases=True)
+            self._claim_slots()
+
+    def _signal(self, trigger: Trigger) -> None:
+        if isinstance(trigger, _Polled):
+            trigger.ready = True
+        elif isinstance(trigger, _Event) and isinstance(trigger.trigger, Queue):
+            trigger.queued.append(next(self.payloads))
+            trigger.trigger.put(trigger.queued[-1])
+        elif isinstance(trigger, _Event):
+            payload = next(self.payloads)
+            waiting = len(trigger.accepted) - len(trigger.started)
+            is_full = trigger.maxsize and not trigger.coalesce and waiting >= trigger.maxsize
+            assert trigger.fire(payload) == (not trigger._closed and not is_full)
+            if not trigger._closed and not is_full:
+                self._accept(trigger, payload)
+
+    def _accept(self, trigger: _Event, payload: object) -> None:
+        trigger.accepted.append(payload)
+        self.signals[payload] = trigger
+
+    @precondition(lambda self: self.engine.states)
+    @rule(which=_which, times=st.integers(1, 3))
+    def request(self, which: int, times: int) -> None:
+        """Ask for runs of a task."""
+        for _ in range(times):
+            payload = next(self.payloads)
+            self.asked_for.add(payload)
+            self.engine.request(self._registered(which), payload, self.now)
+        self._hear()
+        self._claim_slots()
+
+    # Time
+
+    @rule(seconds=_passing, moves=_moves)
+    def go_on(self, seconds: float, moves: list[_Move]) -> None:
+        """Let time pass, tick, ask what is to be asked and work: an ordinary second."""
+        self._pass_time(seconds)
+        self._tick(64)
+        self._ask_all()
+        self.work(moves)
+
+    @rule(seconds=_passing, most=st.sampled_from([64, 64, 1, 0]))
+    def pass_time(self, seconds: float, most: int) -> None:
+        """Let time pass, and tick then, or do not."""
+        self._pass_time(seconds)
+        if most:
+            self._tick(most)
+
+    def _pass_time(self, seconds: float) -> None:
+        if self.was_set_back:
+            self._tick(64)
+        self.now += timedelta(seconds=seconds)
+        self.elapsed += timedelta(seconds=seconds)
+
+    @rule(seconds=st.sampled_from([2, 30, 4000]))
+    def set_clock_back(self, seconds: float) -> None:
+        """Set it back between two ticks; there is one every second, so no time passes there."""
+        self._tick(64)
+        self.now -= timedelta(seconds=seconds)
+        self.was_set_back = True
+
+    def _tick(self, most: int) -> None:
+        """Do what the scheduler does at each tick, in one hold of its lock."""
+        if self.was_set_back:
+            self.was_set_back, self.noticed = False, self.elapsed
+        delayed, before = len(self._delayed()), self.counts[ChangeKind.RUN_RELEASED]
+        released = self.engine.release(self.now, most)
+        self._hear(releases=True)
+        retries = delayed - len(self._delayed())
+        assert released == self.counts[ChangeKind.RUN_RELEASED] - before + retries
+        self._claim_to_ask(self.engine.to_ask(poll=most > 1))
+        self._claim_slots()
+        if not self.engine.has_due(self.now) and not self.engine.is_paused:
+            self._nothing_is_left_undone()
+
+    def _nothing_is_left_undone(self) -> None:
+        """Check that all that was due is done, and that nothing waits for longer than it may."""
+        for run in self.in_slots + self.inline:
+            timeout = run.state.task.timeout
+            lasts = self.elapsed - max(self._attempt(run).began, self.noticed)
+            assert run.execution.cancelled or timeout is None or lasts < timeout
+        for run in self._delayed():
+            attempt = self._attempt(run)
+            assert attempt.ended is not None
+            assert attempt.retry_after is not None
+            assert self.elapsed - max(attempt.ended, self.noticed) < attempt.retry_after
+        for arm in self._arms():
+            trigger = arm.trigger
+            if isinstance(trigger, _Interval) and trigger.due is not None:
+                assert trigger.interval is not None
+                assert self.now < trigger.due <= self.now + trigger.interval
+            if isinstance(trigger, EventTrigger) and arm.state.task.enabled:
+                assert not trigger.waiting
+
+    # Triggers of the user's, asked with no lock held
+
+    @precondition(lambda self: self.claimed or self.to_rearm)
+    @rule(moves=_moves)
+    def ask(self, moves: list[_Move]) -> None:
+        """Ask triggers whether they are ready, and give those back that were asked."""
+        for move in moves:
+            which = 0 if move is None else move[0]
+            if self.claimed and (move is None or not self.to_rearm):
+                self._ask(self.claimed.pop(which))
+            elif self.to_rearm:
+                self._rearm(*self.to_rearm.pop(which))
+
+    def _ask_all(self) -> None:
+        while self.claimed:
+            self._ask(self.claimed.pop())
+        while self.to_rearm:
+            self._rearm(*self.to_rearm.pop())
+
+    def _ask(self, arm: Arm) -> None:
+        trigger = arm.trigger
+        if isinstance(trigger, _Event):
+            ready = self._collect(trigger)
+        else:
+            ready = trigger.is_ready()
+        if ready:
+            self.engine.answered(arm, self.now)
+        self._hear(answers=arm.is_custom)
+        self.to_rearm.append((arm, ready))
+
+    def _collect(self, trigger: _Event) -> bool:
+        """Have *trigger* look into the user's queue, and note what it took."""
+        found = trigger.collect(self.now)
+        assert isinstance(trigger.trigger, Queue)
+        while len(trigger.queued) > trigger.trigger.qsize():
+            self._accept(trigger, trigger.queued.popleft())
+        return found
+
+    def _rearm(self, arm: Arm, reset: bool) -> None:
+        state, due = arm.state, None
+        if arm.is_custom:
+            if reset:
+                arm.trigger.reset()
+            due = arm.trigger.next_fire_time()
+        is_done = not (state.running or state.waiting) and _is_one_time(state.task)
+        was_removed = state.is_removed
+        self.engine.rearmed(arm, None if due is None or due <= self.now else due, self.now)
+        assert state.is_removed == (was_removed or is_done)
+        self._hear(may_remove=is_done)
+
+    def _claim_to_ask(self, arms: list[Arm]) -> None:
+        self._check_claim(arms)
+        self.claimed += arms
+
+    def _claim_to_reset(self, arms: list[Arm]) -> None:
+        self._check_claim(arms)
+        self.to_rearm += [(arm, True) for arm in arms]
+
+    def _check_claim(self, arms: list[Arm]) -> None:
+        """Check that no arm is given to two threads, nor twice to one."""
+        assert not set(arms) & self._in_hand()
+        assert len(set(arms)) == len(arms)
+
+    # Slots
+
+    @precondition(lambda self: self.idle_slots or self.in_slots)
+    @rule(moves=_moves)
+    def work(self, moves: list[_Move]) -> None:
+        """Have slots take what is ready and end what they run."""
+        for move in moves:
+            if self.in_slots and (move is not None or not self.idle_slots):
+                which, outcome = move or (0, "succeeds")
+                self._finish(self.in_slots.pop(which), outcome)
+                self.idle_slots += 1
+            elif self.idle_slots:
+                self._take()
+                self._claim_slots()
+
+    def _take(self) -> None:
+        ready = {state.head: self._key(state.head) for state in self.states if state.head}
+        run = self.engine.take(self.now)
+        self.idle_slots -= 1
+        if run is None:
+            assert self.engine.is_paused or not ready
+            self.engine.give_back_slot()
+        else:
+            assert not self.engine.is_paused
+            assert not run.state.is_removed
+            assert run.state.task.enabled
+            assert ready[run] == min(ready.values())
+            self.in_slots.append(run)
+            self._begun(run)
+        self._hear()
+
+    def _key(self, run: Run) -> tuple[float, float]:
+        priority = run.state.task.priority
+        if self.aging == math.inf:
+            return -priority, run.stamp
+        return run.stamp - self.aging * priority, 0
+
+    def _claim_slots(self) -> None:
+        ready = sum(state.head is not None for state in self.states)
+        before = self.engine.slots
+        claimed = self.engine.claim_slots()
+        wanted = 0 if self.engine.is_paused else min(self.slots, len(self.in_slots) + ready)
+        assert claimed == max(0, wanted - before)
+        self.idle_slots += claimed
+
+    def _begun(self, run: Run) -> None:
+        """Note that an attempt begins, and check that it may."""
+        attempts = self.lives[run.execution.id].attempts
+        if attempts:
+            assert attempts[-1].ended is not None
+            assert attempts[-1].retry_after is not None
+            assert self.elapsed - attempts[-1].ended >= attempts[-1].retry_after
+            self.retries += 1
+        elif run.arm is not None and isinstance(run.arm.trigger, _Event):
+            run.arm.trigger.started.append(run.execution.event)
+        attempts.append(_Attempt(self.elapsed))
+        assert run.execution.attempts == len(attempts)
+        assert run.execution.status == Status.RUNNING
+        assert not run.execution.cancelled
+
+    def _finish(self, run: Run, how: str | float) -> None:
+        """End an attempt, and check what becomes of the run and of its task."""
+        state, attempt = run.state, self._attempt(run)
+        expected = {"succeeds": Status.SUCCESS, "fails": Status.FAILED}.get(str(how))
+        if expected is None and state.is_removed:
+            expected = Status.FAILED
+        if expected is None:
+            expected = Status.RETRYING
+            attempt.retry_after = timedelta(seconds=float(how))
+        attempt.ended = self.elapsed
+        goes = (
+            not state.is_removed
+            and expected != Status.RETRYING
+            and state.running + state.waiting == 1
+            and _is_one_time(state.task)
+        )
+        was_removed = state.is_removed
+        self.engine.finish(
+            run,
+            Outcome(
+                self.now,
+                Resources(1.0),
+                error="" if how == "succeeds" else "no",
+                retry_after=None if isinstance(how, str) else how,
+            ),
+        )
+        assert run.execution.status == expected
+        assert run.execution.resources.wall == run.execution.attempts
+        assert state.is_removed == (was_removed or goes)
+        self._hear(may_remove=goes)
+
+    # Inline runs
+
+    @rule(which=_which, moves=_moves)
+    def run_inline(self, which: int, moves: list[_Move]) -> None:
+        """Start runs in their caller, end them, or start their next attempts."""
+        for move in moves:
+            if self.inline and move is not None:
+                self._finish_inline(self.inline.pop(move[0]), move[1])
+            elif self.inline_waiting:
+                self._retry_inline(self.inline_waiting.pop(0 if move is None else move[0]))
+            elif self.engine.states:
+                self._run_inline(self._registered(which))
+
+    def _run_inline(self, state: TaskState) -> None:
+        payload = next(self.payloads)
+        self.asked_for.add(payload)
+        run = self.engine.take_inline(state, payload, self.now)
+        self._hear()
+        self._begun(run)
+        self.inline.append(run)
+
+    def _finish_inline(self, run: Run, outcome: str | float) -> None:
+        self._finish(run, outcome)
+        if run.execution.status == Status.RETRYING:
+            self.inline_waiting.append(run)
+        self._claim_slots()
+
+    def _retry_inline(self, run: Run) -> None:
+        attempt = self._attempt(run)
+        if not run.state.is_removed:  # the caller waits for its delay
+            assert attempt.ended is not None
+            assert attempt.retry_after is not None
+            left = attempt.ended + attempt.retry_after - self.elapsed
+            self._pass_time(max(0.0, left.total_seconds()))
+        assert self.engine.retry_inline(run, self.now) == (not run.state.is_removed)
+        if not run.state.is_removed:
+            self.inline.append(run)
+            self._begun(run)
+        self._hear()
+
+    # The lifecycle
+
+    @rule(what=st.sampled_from(["start", "start", "resume", "resume", "stop"]))
+    def stop_or_go_on(self, what: str) -> None:
+        """Start or resume, if it runs not, or stop."""
+        runs = self.was_started and not self.engine.is_paused
+        if runs != (what == "stop") or (what == "resume" and not self.was_started):
+            return
+        self.was_started = True
+        self.engine.is_paused = what == "stop"
+        if what == "start":
+            self.engine.arm_all(self.now)
+            self._claim_to_reset(self.engine.custom_arms(self.engine.states.values()))
+        self._claim_slots()
+        self._hear()
+
+    # What the engine told
+
+    def _hear(
+        self,
+        *,
+        releases: bool = False,
+        answers: bool = False,
+        may_remove: bool = False,
+    ) -> None:
+        """Take in the changes since the last step, and check that each could come now."""
+        while self.engine.changes:
+            change = self.engine.changes.popleft()
+            self.counts[change.kind] += 1
+            assert change.at == self.now
+            if change.execution is not None:
+                self._hear_of_run(change, change.execution, releases=releases, answers=answers)
+            elif change.kind is ChangeKind.TASK_REMOVED:
+                assert change.task_id is not None
+                state = self.states[change.task_id]
+                # A one-time task goes with its last run, which may be one that was missed.
+                assert may_remove or (releases and _is_one_time(state.task))
+
+    def _hear_of_run(
+        self, change: Change, execution: Execution, *, releases: bool, answers: bool
+    ) -> None:
+        assert change.task_id is not None
+        state = self.states[change.task_id]
+        life = self.lives.get(execution.id)
+        if life is None:
+            assert execution.id == len(self.lives)
+            life = self.lives[execution.id] = _Life(change.task_id)
+            self._hear_of_release(change, execution, releases=releases, answers=answers)
+        assert life.task_id == change.task_id
+        assert life.end is None
+        if change.kind is ChangeKind.RUN_OVERDUE:
+            timeout = state.task.timeout
+            assert timeout is not None
+            assert self.elapsed - life.attempts[-1].began >= timeout
+        life.end = _ENDS.get(change.kind)
+        if life.end is not None:
+            assert state.task._history is not None
+            kept = next(e for e in reversed(state.task._history) if e.id == execution.id)
+            assert kept.status == life.end
+            assert kept.ended_at == self.now
+            self.ended.append((kept, _values(kept)))
+
+    def _hear_of_release(
+        self, change: Change, execution: Execution, *, releases: bool, answers: bool
+    ) -> None:
+        """Check the first that is heard of a run: that it was released, or missed."""
+        assert change.task_id is not None
+        state = self.states[change.task_id]
+        if execution.event in self.asked_for:
+            return
+        assert not state.is_removed or change.kind is ChangeKind.RUN_MISSED
+        if execution.event is not None:
+            self.signals[execution.event].released.append(execution.event)
+            assert change.kind is ChangeKind.RUN_RELEASED
+        elif answers:
+            self.answers += 1
+            return
+        assert releases
+        assert state.task.enabled
+        assert not self.engine.is_paused
+        if execution.event is None:
+            self._check_lateness(state.task, change, execution)
+
+    def _check_lateness(self, task: Task, change: Change, execution: Execution) -> None:
+        assert execution.scheduled_at is not None
+        late = self.now - execution.scheduled_at
+        grace = task.misfire_grace
+        is_missed = grace is not None and late > grace
+        assert change.kind is (ChangeKind.RUN_MISSED if is_missed else ChangeKind.RUN_RELEASED)
+        if task.missed == "skip" and not is_missed:
+            assert late <= (_ON_TIME if grace is None else grace)
+
+    # What must hold after each step
+
+    @invariant()
+    def promises_are_kept(self) -> None:
+        """Compare the engine's books with the model's."""
+        self._bounds_are_kept()
+        self._ended_executions_never_change()
+        self._counters_add_up()
+        self._each_occurrence_is_run_or_counted()
+        self._no_signal_is_lost_or_doubled()
+        self._whatever_waits_is_in_one_place()
+        self._live_runs_are_those_that_began()
+        self._nothing_is_forgotten()
+        self._what_comes_next_is_told()
+        self._idle_is_idle()
+
+    def _bounds_are_kept(self) -> None:
+        """No more slots than allowed, no task more often at once than allowed."""
+        assert self.engine.slots == self.idle_slots + len(self.in_slots) <= self.slots
+        running = Counter(run.state for run in self.in_slots)
+        assert all(n <= state.task.max_instances for state, n in running.items())
+        assert len(set(self.in_slots + self.inline)) == len(self.in_slots + self.inline)
+
+    def _ended_executions_never_change(self) -> None:
+        """What has ended is in the history once, as it was at its end."""
+        for execution, values in self.ended:
+            assert _values(execution) == values
+        history = [e.id for state in self.states for e in state.task.execution_hist]
+        assert sorted(history) == sorted(execution.id for execution, _ in self.ended)
+
+    def _counters_add_up(self) -> None:
+        """The counters are what the model has counted, and their sum is right."""
+        stats = self.engine.stats()
+        running = len(self.in_slots) + len(self.inline)
+        assert stats.released == len(self.lives)
+        assert stats.succeeded == self.counts[ChangeKind.RUN_SUCCEEDED]
+        assert stats.failed == self.counts[ChangeKind.RUN_FAILED]
+        assert stats.missed == self.counts[ChangeKind.RUN_MISSED]
+        assert stats.dropped == self.counts[ChangeKind.RUN_DROPPED]
+        assert stats.running == self.engine.running == running
+        assert stats.pending == len(self._unended()) - running
+        assert stats.retries == self.retries
+        assert stats.tasks == len(self.engine.states)
+        ended = stats.succeeded + stats.failed + stats.missed + stats.cancelled + stats.dropped
+        assert stats.released == ended + stats.pending + stats.running
+
+    def _each_occurrence_is_run_or_counted(self) -> None:
+        """What timers and channels gave is in a run of its own or in ``skipped``, never both."""
+        triggers = (trigger for state in self.states for trigger in state.task.triggers)
+        taken = sum(t.taken for t in triggers if isinstance(t, (_Interval, _Once, _Event)))
+        runs = len(self.lives) - self.answers - len(self.asked_for)
+        assert self.engine.stats().skipped == taken - runs
+
+    def _no_signal_is_lost_or_doubled(self) -> None:
+        """Each signal makes one run, in order; a removed task's signals go with it."""
+        for state in self.states:
+            for trigger in state.task.triggers:
+                if not isinstance(trigger, _Event):
+                    continue
+                assert trigger._closed == state.is_removed
+                if trigger.coalesce:
+                    self._check_latest_signal(state, trigger)
+                else:
+                    assert trigger.started == trigger.accepted[: len(trigger.started)]
+                    seen = trigger.released + trigger.in_channel
+                    assert seen == trigger.accepted[: len(seen)]
+                    assert state.is_removed or len(seen) == len(trigger.accepted)
+
+    def _check_latest_signal(self, state: TaskState, trigger: _Event) -> None:
+        """Check that the last signal, of those that may stand for others, is not lost."""
+        if state.is_removed or not trigger.accepted:
+            return
+        arm = next(arm for arm in state.arms if arm.trigger is trigger)
+        last = [*trigger.started, *([arm.waiting.execution.event] if arm.waiting else [])]
+        assert (last + trigger.in_channel)[-1] == trigger.accepted[-1]
+        assert len(set(trigger.started)) == len(trigger.started)
+
+    def _whatever_waits_is_in_one_place(self) -> None:
+        """Each run that waits is ready, pending, due later or its caller's; the counts agree."""
+        delayed = self._delayed()
+        ready = [entry[-1] for entry in self.engine._ready.first(_EVERYTHING)]
+        assert sorted(map(id, ready)) == sorted(id(s.head) for s in self.states if s.head)
+        for state in self.states:
+            pending = list(state.pending or ())
+            waiting = [*pending, *([state.head] if state.head else [])]
+            waiting += [run for run in delayed if run.state is state]
+            if not state.is_removed:
+                waiting += [run for run in self.inline_waiting if run.state is state]
+            assert len(set(waiting)) == len(waiting) == state.waiting
+            assert state.pending is None or state.pending
+            assert state.running == self._running_of(state)
+            assert state.head is None or (state.task.enabled and not state.is_removed)
+            assert not (pending and state.may_run and state.head is None)
+            assert state.is_removed == (state.task.id not in self.engine.states)
+            self._check_stand_ins(state, waiting)
+        waiting_now = sum(state.waiting for state in self.states)
+        held = sum(state.waiting for state in self.states if not state.task.enabled)
+        assert (self.engine._waiting, self.engine._held) == (waiting_now, held)
+        assert self.engine._inline == len(self.inline)
+
+    def _check_stand_ins(self, state: TaskState, waiting: list[Run]) -> None:
+        """Check that where one run stands for all, one run waits, and its arm knows it."""
+        for arm in state.arms:
+            mine = [run for run in waiting if run.arm is arm and not run.execution.attempts]
+            assert (arm.waiting in mine) if mine else (arm.waiting is None)
+            is_timed = isinstance(arm.trigger, TimedTrigger) and state.task.missed != "all"
+            if is_timed or (isinstance(arm.trigger, _Event) and arm.trigger.coalesce):
+                assert len(mine) <= 1
+
+    def _live_runs_are_those_that_began(self) -> None:
+        """What has started and not ended is live, nothing else."""
+        began = {i for i, life in self.lives.items() if life.attempts and life.end is None}
+        assert set(self.engine.live) == began
+
+    def _nothing_is_forgotten(self) -> None:
+        """Each trigger is in the agenda, looked at, asked, spent, or waits for its run's end."""
+        agenda = self.engine._agenda.first(_EVERYTHING)
+        due = [(entry[0], entry[-1]) for entry in agenda]
+        in_agenda = [item for _, item in due if isinstance(item, Arm)]
+        assert set(in_agenda) <= set(self._arms())
+        assert len(set(in_agenda)) == len(in_agenda)
+        for arm in self._arms():
+            if isinstance(arm.trigger, EventTrigger):
+                self._check_bell(arm)
+            if arm.is_custom or (isinstance(arm.trigger, _Event) and arm.trigger.trigger):
+                self._check_asked(arm, arm in in_agenda)
+            elif isinstance(arm.trigger, TimedTrigger):
+                self._check_timer(arm, arm in in_agenda)
+        overdue = {item.run for _, item in due if isinstance(item, _Deadline)}
+        assert overdue == {
+            run
+            for run in self.in_slots + self.inline
+            if run.state.task.timeout is not None and not run.execution.cancelled
+        }
+
+    def _check_bell(self, arm: Arm) -> None:
+        assert isinstance(arm.trigger, EventTrigger)
+        assert self.engine.rung.count(arm) == arm.is_rung
+        if arm.trigger.waiting and arm.state.task.enabled:
+            assert arm.is_rung
+
+    def _check_asked(self, arm: Arm, is_planned: bool) -> None:
+        places = [arm in self._in_hand(), arm in self.engine._polled, is_planned]
+        assert places.count(True) == 1
+        assert arm.is_asked == (arm in self._in_hand())
+
+    def _check_timer(self, arm: Arm, is_planned: bool) -> None:
+        trigger = arm.trigger
+        assert isinstance(trigger, TimedTrigger)
+        assert is_planned == (trigger.due is not None)
+        if arm.entry is not None:
+            assert arm.entry[:2] == [trigger.due, -arm.state.task.priority]
+        elif isinstance(trigger, PeriodicTrigger):
+            assert trigger.mode == "delay"
+            assert self._unended_of(arm.state)
+        else:
+            assert isinstance(trigger, OneTimeTrigger)
+            assert trigger.is_spent
+
+    def _what_comes_next_is_told(self) -> None:
+        """first_due names timers and retries, soonest first."""
+        dues = [arm.entry[0] for arm in self._arms() if arm.entry is not None]
+        dues += [run.entry[0] for run in self._delayed() if run.entry is not None]
+        first = self.engine.first_due(3)
+        assert [due for due, _, _ in first] == sorted(dues)[:3]
+        assert self.engine.first_due(_EVERYTHING)[:3] == first
+
+    def _idle_is_idle(self) -> None:
+        """It is idle exactly when nothing runs, waits to be run, is asked or is overdue."""
+        running = bool(self.in_slots or self.inline)
+        waits = any(state.waiting for state in self.states if state.task.enabled)
+        quiet = self.engine.is_paused or not (waits or self._in_hand())
+        if self.engine.is_idle(self.now):
+            assert not running
+            assert quiet
+        elif not self.engine.has_due(self.now):
+            assert running or not quiet
+
+    # The end
+
+    def teardown(self) -> None:
+        """Let everything run to its end, and check that nothing is left."""
+        if sys.exc_info()[0] is not None:
+            return  # a step has failed: say that, not what follows from it
+        self.engine.is_paused = False
+        for state in list(self.engine.states.values()):
+            self.engine.set_enabled(state, True, self.now)
+        for _ in range(2):  # retries planned at first come due in the second round
+            self._drain()
+            self._pass_time(5000)
+        self._drain()
+        assert self.engine.is_idle(self.now)
+        assert self.engine.stats().pending == self.engine.stats().running == 0
+        assert all(life.end is not None for life in self.lives.values())
+        assert not any(each.ready for each in self._signallers() if isinstance(each, _Polled))
+        assert not any(event.in_channel for event in self._events() if not event._closed)
+        self.promises_are_kept()
+
+    def _drain(self) -> None:
+        """Do all there is to do at this instant; what runs succeeds."""
+        for _ in range(_ENOUGH):
+            self._tick(64)
+            self._ask_all()
+            while self.inline_waiting:
+                self._retry_inline(self.inline_waiting.pop())
+            while self.inline:
+                self._finish_inline(self.inline.pop(), "succeeds")
+            while self.idle_slots or self.in_slots:
+                self.work([(0, "succeeds")])
+            self.promises_are_kept()
+            if self._is_drained():
+                return
+        raise AssertionError("there is always more to do")
+
+    def _is_drained(self) -> bool:
+        return (
+            len(self._unended()) == len(self._delayed())
+            and not self.engine.has_due(self.now)
+            and not any(event.queued and not event._closed for event in self._events())
+        )
+
+    # Looking
+
+    def _registered(self, which: int) -> TaskState:
+        return _pick(list(self.engine.states.values()), which)
+
+    def _arms(self) -> list[Arm]:
+        return [arm for state in self.engine.states.values() for arm in state.arms]
+
+    def _events(self) -> list[_Event]:
+        """Return the event triggers of all tasks, removed ones too."""
+        triggers = (trigger for state in self.states for trigger in state.task.triggers)
+        return [trigger for trigger in triggers if isinstance(trigger, _Event)]
+
+    def _signallers(self) -> list[_Event | _Polled]:
+        polled = (arm.trigger for arm in self._arms())
+        return [*self._events(), *(each for each in polled if isinstance(each, _Polled))]
+
+    def _in_hand(self) -> set[Arm]:
+        """Return the arms that are being asked."""
+        return {*self.claimed, *(arm for arm, _ in self.to_rearm)}
+
+    def _delayed(self) -> list[Run]:
+        """Return the runs that wait in the agenda for their next attempt."""
+        items = (entry[-1] for entry in self.engine._agenda.first(_EVERYTHING))
+        return [item for item in items if isinstance(item, Run)]
+
+    def _attempt(self, run: Run) -> _Attempt:
+        return self.lives[run.execution.id].attempts[-1]
+
+    def _unended(self) -> list[int]:
+        return [number for number, life in self.lives.items() if life.end is None]
+
+    def _unended_of(self, state: TaskState) -> list[int]:
+        return [n for n in self._unended() if self.lives[n].task_id == state.task.id]
+
+    def _running_of(self, state: TaskState) -> int:
+        return sum(run.state is state for run in self.in_slots + self.inline)
+
+
+def _pick(choices: Sequence[_T], which: int) -> _T:
+    return choices[which % len(choices)]
+
+
+def _values(execution: Execution) -> tuple[object, ...]:
+    return tuple(getattr(execution, each.name) for each in fields(execution))
+
+
+def _is_one_time(task: Task) -> bool:
+    """Return True for a task that had OneTimeTriggers only, all of them spent."""
+    return bool(task.triggers) and all(
+        isinstance(trigger, OneTimeTrigger) and trigger.is_spent for trigger in task.triggers
+    )
