@@ -28,7 +28,8 @@ class DaemonPool(ThreadPoolExecutor):
     """At most *max_workers* daemon threads, started when needed and kept until `shutdown`."""
 
     # Locking
-    #   _hiring guards _threads and _is_shut_down; held to start a thread, never while work runs.
+    #   _hiring guards _workers and _is_shut_down. Held to start a thread and to queue work, so
+    #   that no work comes behind the None of `shutdown`; never while work runs.
     #   _idle holds a token for each worker that waits for work and is not promised any; it is
     #   appended to and popped from only, which is atomic, so `hand_over` needs no lock.
     def __init__(
@@ -54,15 +55,19 @@ class DaemonPool(ThreadPoolExecutor):
                 the work is not queued.
         """
         future: Future[_T] = Future()
-        if not self._promise():
-            self._hire()
-        self._work.put((future, fn, args, kwargs))
+        with self._hiring:
+            if self._is_shut_down:
+                raise RuntimeError("the pool was shut down")
+            if not self._promise():
+                self._hire()
+            self._work.put((future, fn, args, kwargs))
         return future
 
     def hand_over(self, fn: Callable[[], object]) -> bool:
         """Have an idle worker call *fn*; False when there is none.
 
-        Takes no lock and starts no thread, so it may be called in a signal handler.
+        Takes no lock and starts no thread, so it may be called in a signal handler; but not
+        while another thread may call `shutdown`, after which nobody would take the work.
         """
         if not self._promise():
             return False
@@ -73,9 +78,9 @@ class DaemonPool(ThreadPoolExecutor):
         """Let the workers go home once the queue is empty; with *wait*, until they have."""
         with self._hiring:
             self._is_shut_down = True
-        if cancel_futures:
-            self._cancel_queued()
-        self._work.put(None)
+            if cancel_futures:
+                self._cancel_queued()
+            self._work.put(None)
         super().shutdown(wait=False)
         if wait:
             self.join(None)
@@ -101,25 +106,22 @@ class DaemonPool(ThreadPoolExecutor):
         return True
 
     def _hire(self) -> None:
-        """Start one worker more, if there may be one more."""
-        with self._hiring:
-            if self._is_shut_down:
-                raise RuntimeError("the pool was shut down")
-            if len(self._workers) >= self._size:
-                return
-            worker = self._primitives.thread(
-                target=_work,
-                args=(self._work, self._idle),
-                name=f"{self._name}-{len(self._workers)}",
-                daemon=True,
-            )
-            try:
-                worker.start()
-            except RuntimeError:  # can't start new thread
-                if not self._workers:
-                    raise
-            else:
-                self._workers.append(worker)
+        """Start one worker more, if there may be one more; _hiring is held."""
+        if len(self._workers) >= self._size:
+            return
+        worker = self._primitives.thread(
+            target=_work,
+            args=(self._work, self._idle),
+            name=f"{self._name}-{len(self._workers)}",
+            daemon=True,
+        )
+        try:
+            worker.start()
+        except RuntimeError:  # can't start new thread
+            if not self._workers:
+                raise
+        else:
+            self._workers.append(worker)
 
     def _cancel_queued(self) -> None:
         while not self._work.empty():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import queue
 import threading
 import weakref
 from concurrent.futures import Future, wait
@@ -77,6 +78,24 @@ def test_submit_after_shutdown() -> None:
 
     with pytest.raises(RuntimeError, match="the pool was shut down"):
         pool.submit(int)
+
+
+def test_work_never_comes_behind_the_end() -> None:
+    """Both are queued under one lock: work behind the end would be taken by nobody."""
+    held: list[bool] = []
+
+    class Watched(queue.SimpleQueue[Any]):
+        def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+            held.append(pool._hiring.locked())
+            super().put(item, block, timeout)
+
+    pool = DaemonPool(1, primitives=Primitives(queue=Watched))
+    future = pool.submit(int)
+    assert future.result(10) == 0
+    pool.shutdown(wait=False)
+
+    assert held[:2] == [True, True]
+    assert pool.join(10)
 
 
 def test_shutdown_can_cancel_what_is_queued(gate: Gate) -> None:

@@ -86,6 +86,27 @@ def test_remove_drops_what_waits(scheduler: Scheduler) -> None:
     assert (stats.released, stats.dropped, stats.pending, stats.tasks) == (2, 2, 0, 0)
 
 
+def test_remove_drops_what_a_trigger_released(gate: Gate) -> None:
+    """Runs released by signals, too, while another task has the only slot."""
+    changed = EventTrigger()
+    with Scheduler(1) as scheduler:
+        scheduler.add_task(Task("busy", gate, triggers=[OneTimeTrigger(delay=0)]))
+        gate.wait_entered()
+        task = scheduler.add_task(Task("t", int, triggers=[changed]))
+        changed.fire("a")
+        changed.fire("b")
+        assert scheduler.stats().pending == 2
+
+        scheduler.remove_task(task.id)
+        gate.leave.set()
+        assert scheduler.wait_idle(10)
+
+    assert [(run.event, run.status) for run in task.execution_hist] == [
+        ("a", Status.DROPPED),
+        ("b", Status.DROPPED),
+    ]
+
+
 def test_remove_twice_does_nothing(scheduler: Scheduler) -> None:
     """An ID that is gone already is no error, also when others were added since."""
     task = scheduler.add_task(Task("a", int))
