@@ -7,7 +7,7 @@ SOURCES := background_tasks tests
 VERSIONS := 3.10 3.11 3.12 3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo format lint typecheck test coverage versions release-check check bench build clean
+.PHONY: help install demo format lint typecheck test coverage versions release-check check bench bench-quick build clean
 
 help:  ## Print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -65,8 +65,19 @@ release-check: $(READY)  ## Check that the version heads the changelog
 
 check: lint typecheck release-check coverage test versions  ## All that must hold before a change lands
 
-bench:  ## Say what the benchmarks will hold
-	@echo "burst, backlog, lateness, rate, event, priority, idle, add, memory, cron storm, calls, growth"
+BENCH := build/venv-bench
+$(BENCH)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --editable . \
+	    "apscheduler>=3.11,<4" scheduler schedule huey matplotlib
+	touch $@
+
+bench: $(BENCH)/.ready  ## Measure against limits and peers (10 minutes): table, build/bench.json, .svg
+	$(BENCH)/bin/python -m tests.benchmarks
+
+bench-quick: $(BENCH)/.ready  ## The same in 2 minutes: fewer rounds and peers, shorter runs
+	$(BENCH)/bin/python -m tests.benchmarks --quick
 
 build: $(READY)  ## Build the sdist and the wheel into dist/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check build

@@ -676,6 +676,8 @@ class Engine:
 
     def _between_attempts(self, state: TaskState) -> list[Run]:
         """Return the task's runs that wait for the delay of their retry."""
+        if not state.waiting:
+            return []  # without a look at all that live: a one-shot that goes comes by here
         return [
             run
             for run in self.live.values()

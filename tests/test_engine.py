@@ -233,6 +233,18 @@ def test_a_run_knows_when_it_was_due() -> None:
     assert (execution.status, execution.results) == (Status.SUCCESS, "done")
 
 
+def test_interval_runs_again_and_again() -> None:
+    """Each occurrence makes a run of its own when the one before has ended."""
+    engine = _engine()
+    state = _add(engine, PeriodicTrigger(10))
+
+    for now in (10, 20, 30):
+        _succeed(engine, _released(engine, now=now))
+
+    assert [e.scheduled_at for e in state.task.execution_hist] == [_at(10), _at(20), _at(30)]
+    assert engine.stats().skipped == 0
+
+
 def test_late_interval_runs_once() -> None:
     """One late run stands for all occurrences that were missed, and says how many."""
     engine = _engine()
@@ -676,6 +688,8 @@ def test_new_priority_moves_a_ready_run() -> None:
     engine.set_priority(second, 1, _at(0))
 
     assert _start(engine).state is second
+    assert _start(engine).state is first
+    assert engine.take(_at(0)) is None
 
 
 def test_new_priority_keeps_the_stamp() -> None:
@@ -1457,6 +1471,17 @@ def test_a_retry_gives_no_further_room() -> None:
     assert not _fire(engine, state)
 
 
+def test_a_bell_that_rings_is_not_rung() -> None:
+    """However often a channel is rung, it is looked at once."""
+    engine = _engine()
+    state = _add(engine, EventTrigger())
+
+    for _ in range(3):
+        engine.ring(state.arms[0])
+
+    assert list(engine.rung) == list(state.arms)
+
+
 def test_coalesced_signals_share_a_run() -> None:
     """While one waits a further one takes its place: one run, with the later payload."""
     engine = _engine()
@@ -1570,8 +1595,8 @@ def test_a_slot_given_back_is_free() -> None:
 
 
 def test_an_inline_run_takes_no_slot() -> None:
-    """With one slot and one inline run a ready run still gets the slot."""
-    engine = _engine(slots=1)
+    """Beside an inline run, a ready run gets a slot and no other slot is claimed."""
+    engine = _engine(slots=2)
     engine.take_inline(_add(engine), None, _at(0))
     engine.request(_add(engine), None, _at(0))
 

@@ -50,6 +50,7 @@ _STEPS = os.environ.get("MODEL_STEPS")
 _START = datetime(2025, 6, 1, tzinfo=timezone.utc)
 _ON_TIME = timedelta(seconds=1)
 _EVERYTHING = 10**6
+_HESITANT = 30  # seconds; custom triggers of so many say no once before they say yes
 _CATCH_UP = 5  # in place of MAX_CATCH_UP, so that it is reached
 _T = TypeVar("_T")
 
@@ -68,7 +69,7 @@ def test_engine_keeps_its_promises(monkeypatch: pytest.MonkeyPatch) -> None:
     run_state_machine_as_test(
         EngineModel,
         settings=settings(
-            max_examples=int(_EXAMPLES or 300),
+            max_examples=int(_EXAMPLES or 400),
             stateful_step_count=int(_STEPS or 50),
             derandomize=_EXAMPLES is None and _STEPS is None,
             suppress_health_check=list(HealthCheck),
@@ -161,12 +162,13 @@ class _CustomDelay(PeriodicTrigger):
     def __init__(self, model: EngineModel, seconds: float) -> None:
         super().__init__(seconds, mode="delay")
         self._model = model
-        self._hesitates = False
+        self._hesitates = seconds == _HESITANT
 
     def is_ready(self) -> bool:
-        """Say yes every other time when it is due."""
-        self._hesitates = not self._hesitates
-        return self._is_due() and not self._hesitates
+        """Say no the first time when it is due, if it is one that hesitates."""
+        hesitates = self._is_due() and self._hesitates
+        self._hesitates = self._hesitates and not hesitates
+        return self._is_due() and not hesitates
 
     def _is_due(self) -> bool:
         return self._due is not None and self._due <= self._model.now
@@ -184,12 +186,13 @@ class _CustomOnce(OneTimeTrigger):
     def __init__(self, model: EngineModel, seconds: float) -> None:
         super().__init__(seconds)
         self._model = model
-        self._hesitates = False
+        self._hesitates = seconds == _HESITANT
 
     def is_ready(self) -> bool:
-        """Say yes every other time when it is due."""
-        self._hesitates = not self._hesitates
-        return self._is_due() and not self._hesitates
+        """Say no the first time when it is due, if it is one that hesitates."""
+        hesitates = self._is_due() and self._hesitates
+        self._hesitates = self._hesitates and not hesitates
+        return self._is_due() and not hesitates
 
     def _is_due(self) -> bool:
         return self._due is not None and self._due <= self._model.now
@@ -252,7 +255,7 @@ _moves = st.lists(st.sampled_from(_MOVES), min_size=1, max_size=6)
 _changes = st.sampled_from(
     ["enable", "enable", "enable", "disable", "quarantine", "remove", -2, 0, 2]
 )
-_passing = st.sampled_from([0, 0, 2.5, 5, 15, 60, 1000])  # seconds
+_passing = st.sampled_from([0, 0, 2.5, 5, 15, 60, 1000, -2, -4000])  # seconds; back if negative
 _MOST_TASKS = 8
 _ENOUGH = 1000  # rounds; far more than it takes to do all there is to do
 
@@ -273,7 +276,7 @@ class _Plan:
 
 _plans = st.builds(
     _Plan,
-    triggers=st.lists(_triggers, min_size=1, max_size=2) | st.just([]),
+    triggers=st.one_of(*[st.lists(_triggers, min_size=1, max_size=2)] * 4, st.just([])),
     missed=st.sampled_from(["once", "all", "skip"]),
     max_instances=st.integers(1, 3),
     priority=_priorities,
@@ -309,6 +312,8 @@ class EngineModel(RuleBasedStateMachine):
         self.asked_for: set[object] = set()  # payloads of requests and inline runs
         self.signals: dict[object, _Event] = {}  # payload -> its trigger
         self.answers = 0  # runs released because a trigger of the user's was ready
+        self.stamps: dict[Run, float] = {}  # of the runs that are ready
+        self.latest_stamp = -math.inf
         self.counts: Counter[ChangeKind] = Counter()
         self.retries = 0
         self.payloads = count(1)
@@ -316,7 +321,7 @@ class EngineModel(RuleBasedStateMachine):
     @initialize(
         slots=st.integers(1, 3),
         aging=st.sampled_from([0.0, 5.0, math.inf]),
-        plans=st.lists(_plans, min_size=1, max_size=4),
+        plans=st.lists(_plans, min_size=2, max_size=5),
     )
     def begin(self, slots: int, aging: float, plans: list[_Plan]) -> None:
         """Make the engine and some tasks."""
@@ -373,10 +378,10 @@ class EngineModel(RuleBasedStateMachine):
 
     @rule(which=_which, what=_changes)
     def change(self, which: int, what: str | int) -> None:
-        """Enable, disable, quarantine or remove a task, or give it another priority."""
+        """Change a task, maybe one that is gone."""
         state = _pick(self.states, which)
         task, before = state.task, state.task.quarantine
-        if what == "quarantine":  # a trigger raised, maybe one that is gone
+        if what == "quarantine":
             self.engine.quarantine(state, "a trigger raised", self.now)
             assert task.quarantine == (before if state.is_removed else "a trigger raised")
         elif state.is_removed:
@@ -392,18 +397,45 @@ class EngineModel(RuleBasedStateMachine):
         self._claim_slots()
         self._hear(may_remove=what == "remove")
 
+    @rule(what=st.sampled_from(["start", "start", "resume", "resume", "stop"]))
+    def start_or_stop(self, what: str) -> None:
+        """Start or resume, if it runs not, or stop."""
+        runs = self.was_started and not self.engine.is_paused
+        if runs != (what == "stop") or (what == "resume" and not self.was_started):
+            return
+        self.was_started = True
+        self.engine.is_paused = what == "stop"
+        if what == "start":
+            self.engine.arm_all(self.now)
+            self._claim_to_reset(self.engine.custom_arms(self.engine.states.values()))
+        self._claim_slots()
+        self._hear()
+
     # What asks for runs
 
-    @precondition(lambda self: self._signallers())
-    @rule(which=_which, times=st.integers(1, 3), is_attended=st.booleans())
-    def signal(self, which: int, times: int, is_attended: bool) -> None:
-        """Fire, or put into the user's queue, or make a trigger of the user's ready."""
+    @rule(
+        which=_which,
+        times=st.integers(1, 3),
+        is_request=st.sampled_from([True, False, False]),
+        is_attended=st.booleans(),
+    )
+    def ask_for_runs(self, which: int, times: int, is_request: bool, is_attended: bool) -> None:
+        """Request runs; or fire, put into the user's queue, make a trigger of the user's ready."""
         for _ in range(times):
-            self._signal(_pick(self._signallers(), which))
+            if is_request and self.engine.states:
+                self._request(self._registered(which))
+            elif self._signallers():
+                self._signal(_pick(self._signallers(), which))
         if is_attended:  # by the thread that fires
             self.engine.release_signals(self.now, 64)
             self._hear(releases=True)
-            self._claim_slots()
+        self._claim_slots()
+
+    def _request(self, state: TaskState) -> None:
+        payload = next(self.payloads)
+        self.asked_for.add(payload)
+        self.engine.request(state, payload, self.now)
+        self._hear()
 
     def _signal(self, trigger: Trigger) -> None:
         if isinstance(trigger, _Polled):
@@ -423,46 +455,41 @@ class EngineModel(RuleBasedStateMachine):
         trigger.accepted.append(payload)
         self.signals[payload] = trigger
 
-    @precondition(lambda self: self.engine.states)
-    @rule(which=_which, times=st.integers(1, 3))
-    def request(self, which: int, times: int) -> None:
-        """Ask for runs of a task."""
-        for _ in range(times):
-            payload = next(self.payloads)
-            self.asked_for.add(payload)
-            self.engine.request(self._registered(which), payload, self.now)
-        self._hear()
-        self._claim_slots()
-
     # Time
 
-    @rule(seconds=_passing, moves=_moves)
-    def go_on(self, seconds: float, moves: list[_Move]) -> None:
-        """Let time pass, tick, ask what is to be asked and work: an ordinary second."""
-        self._pass_time(seconds)
+    @rule(seconds=_passing, moves=_moves, is_quick=st.booleans())
+    def go_on(self, seconds: float, moves: list[_Move], is_quick: bool) -> None:
+        """Let time pass, tick, ask what is to be asked and work: an ordinary second.
+
+        Quick work is done before the triggers that were ready are reset.
+        """
+        self._pass_time(max(0.0, seconds))
         self._tick(64)
+        while self.claimed:
+            self._ask(self.claimed.pop())
+        if is_quick:
+            self.work(moves)
         self._ask_all()
         self.work(moves)
 
     @rule(seconds=_passing, most=st.sampled_from([64, 64, 1, 0]))
     def pass_time(self, seconds: float, most: int) -> None:
-        """Let time pass, and tick then, or do not."""
-        self._pass_time(seconds)
+        """Let time pass, or the clock be set back, and tick then, or do not."""
+        if seconds < 0:
+            self._tick(64)
+            self.now += timedelta(seconds=seconds)
+            self.was_set_back = True
+        else:
+            self._pass_time(seconds)
         if most:
             self._tick(most)
 
     def _pass_time(self, seconds: float) -> None:
+        """Let time pass; there is a tick every second, so a clock set back is seen before that."""
         if self.was_set_back:
             self._tick(64)
         self.now += timedelta(seconds=seconds)
         self.elapsed += timedelta(seconds=seconds)
-
-    @rule(seconds=st.sampled_from([2, 30, 4000]))
-    def set_clock_back(self, seconds: float) -> None:
-        """Set it back between two ticks; there is one every second, so no time passes there."""
-        self._tick(64)
-        self.now -= timedelta(seconds=seconds)
-        self.was_set_back = True
 
     def _tick(self, most: int) -> None:
         """Do what the scheduler does at each tick, in one hold of its lock."""
@@ -525,6 +552,7 @@ class EngineModel(RuleBasedStateMachine):
         if ready:
             self.engine.answered(arm, self.now)
         self._hear(answers=arm.is_custom)
+        self._claim_slots()
         self.to_rearm.append((arm, ready))
 
     def _collect(self, trigger: _Event) -> bool:
@@ -545,10 +573,12 @@ class EngineModel(RuleBasedStateMachine):
         was_removed = state.is_removed
         self.engine.rearmed(arm, None if due is None or due <= self.now else due, self.now)
         assert state.is_removed == (was_removed or is_done)
+        assert arm.entry is None or arm.entry[0] > self.now
         self._hear(may_remove=is_done)
 
     def _claim_to_ask(self, arms: list[Arm]) -> None:
         self._check_claim(arms)
+        assert all(arm.state.task.enabled for arm in arms)
         self.claimed += arms
 
     def _claim_to_reset(self, arms: list[Arm]) -> None:
@@ -661,7 +691,7 @@ class EngineModel(RuleBasedStateMachine):
                 self._finish_inline(self.inline.pop(move[0]), move[1])
             elif self.inline_waiting:
                 self._retry_inline(self.inline_waiting.pop(0 if move is None else move[0]))
-            elif self.engine.states:
+            elif self.engine.states and len(self.inline) < 2:
                 self._run_inline(self._registered(which))
 
     def _run_inline(self, state: TaskState) -> None:
@@ -689,22 +719,6 @@ class EngineModel(RuleBasedStateMachine):
         if not run.state.is_removed:
             self.inline.append(run)
             self._begun(run)
-        self._hear()
-
-    # The lifecycle
-
-    @rule(what=st.sampled_from(["start", "start", "resume", "resume", "stop"]))
-    def stop_or_go_on(self, what: str) -> None:
-        """Start or resume, if it runs not, or stop."""
-        runs = self.was_started and not self.engine.is_paused
-        if runs != (what == "stop") or (what == "resume" and not self.was_started):
-            return
-        self.was_started = True
-        self.engine.is_paused = what == "stop"
-        if what == "start":
-            self.engine.arm_all(self.now)
-            self._claim_to_reset(self.engine.custom_arms(self.engine.states.values()))
-        self._claim_slots()
         self._hear()
 
     # What the engine told
@@ -777,6 +791,7 @@ class EngineModel(RuleBasedStateMachine):
     def _check_lateness(self, task: Task, change: Change, execution: Execution) -> None:
         assert execution.scheduled_at is not None
         late = self.now - execution.scheduled_at
+        assert late >= timedelta(0)
         grace = task.misfire_grace
         is_missed = grace is not None and late > grace
         assert change.kind is (ChangeKind.RUN_MISSED if is_missed else ChangeKind.RUN_RELEASED)
@@ -789,6 +804,7 @@ class EngineModel(RuleBasedStateMachine):
     def promises_are_kept(self) -> None:
         """Compare the engine's books with the model's."""
         self._bounds_are_kept()
+        self._stamps_never_fall()
         self._ended_executions_never_change()
         self._counters_add_up()
         self._each_occurrence_is_run_or_counted()
@@ -805,6 +821,13 @@ class EngineModel(RuleBasedStateMachine):
         running = Counter(run.state for run in self.in_slots)
         assert all(n <= state.task.max_instances for state, n in running.items())
         assert len(set(self.in_slots + self.inline)) == len(self.in_slots + self.inline)
+
+    def _stamps_never_fall(self) -> None:
+        """Who may start later has no earlier stamp, and keeps it while it waits."""
+        heads = {state.head: state.head.stamp for state in self.states if state.head}
+        for run, stamp in heads.items():
+            assert stamp >= self.stamps.get(run, self.latest_stamp)
+        self.stamps, self.latest_stamp = heads, max([self.latest_stamp, *heads.values()])
 
     def _ended_executions_never_change(self) -> None:
         """What has ended is in the history once, as it was at its end."""
@@ -850,6 +873,13 @@ class EngineModel(RuleBasedStateMachine):
                     seen = trigger.released + trigger.in_channel
                     assert seen == trigger.accepted[: len(seen)]
                     assert state.is_removed or len(seen) == len(trigger.accepted)
+                    self._check_room(trigger)
+
+    def _check_room(self, trigger: _Event) -> None:
+        """Check that as many signals are let in as *maxsize* has room for."""
+        waiting = len(trigger.accepted) - len(trigger.started)
+        if trigger._permits is not None and not trigger._closed:
+            assert len(trigger._permits) == trigger.maxsize - waiting
 
     def _check_latest_signal(self, state: TaskState, trigger: _Event) -> None:
         """Check that the last signal, of those that may stand for others, is not lost."""
@@ -867,7 +897,9 @@ class EngineModel(RuleBasedStateMachine):
         assert sorted(map(id, ready)) == sorted(id(s.head) for s in self.states if s.head)
         for state in self.states:
             pending = list(state.pending or ())
-            waiting = [*pending, *([state.head] if state.head else [])]
+            waiting = [*([state.head] if state.head else []), *pending]
+            firsts = [run.execution.id for run in waiting if not run.execution.attempts]
+            assert firsts == sorted(firsts)
             waiting += [run for run in delayed if run.state is state]
             if not state.is_removed:
                 waiting += [run for run in self.inline_waiting if run.state is state]
