@@ -45,5 +45,11 @@ class Agenda(Heap):
 
     def pop_due(self, now: datetime) -> Any:
         """Take out the first item whose due time is at or before *now*; None if there is none."""
-        head = self.head()
-        return None if head is None or head[0] > now else self.pop()
+        heap = self._heap
+        while heap and heap[0][0] <= now:
+            entry = heapq.heappop(heap)
+            item, entry[-1] = entry[-1], None
+            if item is not None:
+                return item
+            self._cancelled -= 1
+        return None

@@ -156,7 +156,7 @@ class TaskState:
             self.is_one_time
             and not self.running
             and not self.waiting
-            and all(isinstance(a.trigger, OneTimeTrigger) and a.trigger.is_spent for a in self.arms)
+            and all(arm.timed is not None and arm.timed.due is None for arm in self.arms)
         )
 
 
@@ -166,6 +166,9 @@ class Arm:
     Attributes:
         state: The task's.
         trigger: The trigger.
+        timed: The trigger again if it is a TimedTrigger, else None: asking its kind each time
+            would cost 0.3 us, since its class is abstract.
+        signals: The trigger again if it is an EventTrigger, else None.
         is_custom: Whether the trigger's own methods are to be asked, outside of the lock.
         entry: Where it lies in the agenda, None when it does not.
         waiting: The last run it released that has not started yet.
@@ -173,12 +176,24 @@ class Arm:
         is_rung: It lies in ``rung``. Written without the lock, by ``EventTrigger.fire``.
     """
 
-    __slots__ = ("entry", "is_asked", "is_custom", "is_rung", "state", "trigger", "waiting")
+    __slots__ = (
+        "entry",
+        "is_asked",
+        "is_custom",
+        "is_rung",
+        "signals",
+        "state",
+        "timed",
+        "trigger",
+        "waiting",
+    )
 
     def __init__(self, state: TaskState, trigger: Trigger) -> None:
         """Start out of the agenda."""
         self.state = state
         self.trigger = trigger
+        self.timed = trigger if isinstance(trigger, TimedTrigger) else None
+        self.signals = trigger if isinstance(trigger, EventTrigger) else None
         self.is_custom = _is_custom(trigger)
         self.entry: Entry | None = None
         self.waiting: Run | None = None
@@ -311,8 +326,8 @@ class Engine:
         for arm in state.arms:
             self._disarm(arm)
             self._polled.pop(arm, None)
-            if isinstance(arm.trigger, EventTrigger):
-                arm.trigger.close()
+            if arm.signals is not None:
+                arm.signals.close()
         state.pending, state.arms = None, ()  # no circle of references is left
         self.note(ChangeKind.TASK_REMOVED, now, state)
 
@@ -357,11 +372,10 @@ class Engine:
     # Triggers
 
     def _arm_anew(self, arm: Arm, now: datetime) -> None:
-        trigger = arm.trigger
         if arm.is_custom:
             return
-        if isinstance(trigger, TimedTrigger):
-            trigger.arm(now)
+        if arm.timed is not None:
+            arm.timed.arm(now)
             self._enter(arm)
         else:
             self._take_up(arm)
@@ -370,7 +384,7 @@ class Engine:
         """Put *arm* into the agenda at its trigger's due time, and nowhere else."""
         self._disarm(arm)
         self._polled.pop(arm, None)
-        due = arm.trigger.due if isinstance(arm.trigger, TimedTrigger) else None
+        due = None if arm.timed is None else arm.timed.due
         if due is not None:
             arm.entry = self._agenda.push(due, arm.state.task._priority, arm)
 
@@ -381,11 +395,11 @@ class Engine:
 
     def _take_up(self, arm: Arm) -> None:
         """See that *arm* is looked at again: it was added, or its task was enabled."""
-        trigger = arm.trigger
-        if isinstance(trigger, EventTrigger) and not arm.is_custom:
-            if trigger.waiting:
+        signals = arm.signals
+        if signals is not None and not arm.is_custom:
+            if signals.waiting:
                 self.ring(arm)
-            if trigger.trigger is not None:
+            if signals.trigger is not None:
                 self._poll(arm)
         elif arm.is_custom and arm.entry is None:
             self._poll(arm)
@@ -423,14 +437,14 @@ class Engine:
 
     def answered(self, arm: Arm, now: datetime) -> None:
         """Release a run of *arm*, which said that it is ready; its trigger is to be reset next."""
-        state, trigger = arm.state, arm.trigger
+        state = arm.state
         if state.is_removed:
             return
-        if not isinstance(trigger, EventTrigger):
+        if arm.signals is None:
             self._release(state, arm, now, now)
         elif not arm.is_custom:
             self.ring(arm)
-        elif (signal := trigger.take_signal()) is not None:
+        elif (signal := arm.signals.take_signal()) is not None:
             event, at = signal
             self._release(state, arm, at, now, event=event)
         else:
@@ -442,8 +456,8 @@ class Engine:
         self._asked -= 1
         if arm.state.is_removed:
             return
-        if due is None and isinstance(arm.trigger, TimedTrigger):
-            planned = arm.trigger.due  # of mode "delay", and its run has ended meanwhile
+        if due is None and arm.timed is not None:
+            planned = arm.timed.due  # of mode "delay", and its run has ended meanwhile
             due = planned if planned is not None and planned > now else None
         if due is None:
             self._poll(arm)
@@ -505,8 +519,8 @@ class Engine:
     def _come_round(self, arm: Arm, now: datetime) -> int:
         """Act on an arm whose due time has come; return how many runs it released."""
         arm.entry = None
-        trigger, state = arm.trigger, arm.state
-        if not isinstance(trigger, TimedTrigger) or arm.is_custom:
+        trigger, state = arm.timed, arm.state
+        if trigger is None or arm.is_custom:
             (self._to_ask.append if state.task._enabled else self._poll)(arm)
             return 0
         if not state.task._enabled:
@@ -570,8 +584,8 @@ class Engine:
     def _take_signals(self, arm: Arm, now: datetime, most: int) -> int:
         """Make a run of each signal that waits, *most* at most; return how many."""
         arm.is_rung = False  # before any is taken, see `ring`
-        state, trigger = arm.state, arm.trigger
-        assert isinstance(trigger, EventTrigger)
+        state, trigger = arm.state, arm.signals
+        assert trigger is not None
         if state.is_removed or not state.task._enabled:
             return 0  # the signals wait in the channel
         released = 0
@@ -759,8 +773,8 @@ class Engine:
         """Let the arm that released *run* release another that waits."""
         if arm.waiting is run:
             arm.waiting = None
-        if isinstance(arm.trigger, EventTrigger):
-            arm.trigger.give_permit()
+        if arm.signals is not None:
+            arm.signals.give_permit()
 
     # The end of an attempt and of a run
 
@@ -817,8 +831,10 @@ class Engine:
         task = state.task
         if task.history:
             if task._history is None:
-                task._history = deque(maxlen=task.history)
+                task._history = []
             task._history.append(execution)
+            if len(task._history) > task.history:
+                del task._history[0]
         if self.level <= _SUCCEEDED_LEVEL or status is not _SUCCESS:
             self.note(_ENDS[status], now, state, run)
         if state.is_removed:
@@ -829,7 +845,7 @@ class Engine:
 
     def _note_end(self, arm: Arm, now: datetime) -> None:
         """Let the trigger of a run know that the run has ended: "delay" counts from here."""
-        is_planned = isinstance(arm.trigger, TimedTrigger) and arm.trigger.ended(now)
+        is_planned = arm.timed is not None and arm.timed.ended(now)
         if is_planned and not arm.is_asked:  # or `rearmed` will put it there
             self._enter(arm)
 
@@ -862,8 +878,8 @@ class Engine:
         if self._latest is not None and self._latest - now > _STEP:
             for state in self.states.values():
                 for arm in state.arms:
-                    trigger = None if arm.is_custom else arm.trigger
-                    if isinstance(trigger, TimedTrigger) and trigger.clock_went_back(now):
+                    trigger = None if arm.is_custom else arm.timed
+                    if trigger is not None and trigger.clock_went_back(now):
                         self._enter(arm)
             for run in self.live.values():
                 self._bring_forward(run, now)

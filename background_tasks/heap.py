@@ -46,11 +46,14 @@ class Heap:
 
     def pop(self) -> Any:
         """Take out the first item; None when empty."""
-        if self.head() is None:
-            return None
-        entry = heapq.heappop(self._heap)
-        item, entry[_ITEM] = entry[_ITEM], None
-        return item
+        heap = self._heap
+        while heap:
+            entry = heapq.heappop(heap)
+            item, entry[_ITEM] = entry[_ITEM], None
+            if item is not None:
+                return item
+            self._cancelled -= 1
+        return None
 
     def head(self) -> Entry | None:
         """Return the first entry and leave it in; None when empty."""

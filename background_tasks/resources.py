@@ -48,20 +48,14 @@ class Resources(NamedTuple):
 NO_RESOURCES = Resources()
 
 
-class Reading(NamedTuple):
-    """The counters of the calling thread at one moment: monotonic seconds and CPU seconds."""
-
-    wall: float
-    cpu_user: float
-    cpu_system: float
-
+Reading = tuple[float, float, float]  # monotonic seconds, CPU seconds in user and in system mode
 
 if hasattr(resource, "RUSAGE_THREAD"):
 
     def read() -> Reading:
         """Return the calling thread's counters now."""
         usage = resource.getrusage(resource.RUSAGE_THREAD)
-        return Reading(monotonic(), usage.ru_utime, usage.ru_stime)
+        return monotonic(), usage.ru_utime, usage.ru_stime
 
 else:  # pragma: no cover - Linux has RUSAGE_THREAD; tested through _read_thread_time
 
@@ -71,13 +65,9 @@ else:  # pragma: no cover - Linux has RUSAGE_THREAD; tested through _read_thread
 
 
 def _read_thread_time(thread_time: Callable[[], float] = time.thread_time) -> Reading:
-    return Reading(monotonic(), thread_time(), 0.0)
+    return monotonic(), thread_time(), 0.0
 
 
 def spent(before: Reading, after: Reading) -> Resources:
     """Return what was used between two readings of one thread."""
-    return Resources(
-        after.wall - before.wall,
-        after.cpu_user - before.cpu_user,
-        after.cpu_system - before.cpu_system,
-    )
+    return Resources(after[0] - before[0], after[1] - before[1], after[2] - before[2])

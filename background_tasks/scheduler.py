@@ -206,9 +206,9 @@ class Scheduler:
             task._owner = self
             state = self._engine.add(task, now)
             for arm in state.arms:
-                if isinstance(arm.trigger, EventTrigger):
-                    arm.trigger.bind(_Bell(self, arm))
-                    if arm.trigger.waiting:  # fired before it knew whom to tell
+                if arm.signals is not None:
+                    arm.signals.bind(_Bell(self, arm))
+                    if arm.signals.waiting:  # fired before it knew whom to tell
                         self._engine.ring(arm)
             custom = self._engine.custom_arms([state])
         finally:
@@ -570,7 +570,7 @@ class Scheduler:
         """Wake the scheduler thread if something is due before what it waits for."""
         ticker = self._ticker
         if ticker is None or ticker.until is None:
-            return
+            return  # it does not wait
         due = self._engine.next_due()
         if due is not None and due < ticker.until:
             ticker.until = None
@@ -773,6 +773,7 @@ class Scheduler:
                 wait = max(wait, min(_FROZEN_PAUSE, tick))
             seen = now
             ticker.timer.wait(wait)
+            ticker.until = None  # from here on it looks by itself
 
     def _plan_wait(self, ticker: _Ticker, to_poll: float) -> tuple[float, datetime]:
         """Return how long to wait, at most *to_poll* seconds, and the time that was assumed."""
@@ -835,8 +836,8 @@ class Scheduler:
 
     def _is_ready(self, arm: Arm) -> bool:
         try:
-            if not arm.is_custom and isinstance(arm.trigger, EventTrigger):
-                return arm.trigger.collect(self._primitives.utc_now())
+            if not arm.is_custom and arm.signals is not None:
+                return arm.signals.collect(self._primitives.utc_now())
             return bool(arm.trigger.is_ready())
         except BaseException as error:
             self._quarantine(arm, error)

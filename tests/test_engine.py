@@ -112,15 +112,16 @@ def test_removing_drops_what_waits() -> None:
 
 
 def test_removing_lets_a_running_run_finish() -> None:
-    """What runs goes on and is recorded on the task that is gone."""
+    """What runs goes on and is recorded on the task that is gone, after what was dropped."""
     engine = _engine()
     state = _add(engine)
     run = _requested(engine, state)
+    engine.request(state, None, _at(0))
     engine.remove(0, _at(1))
 
     _succeed(engine, run, now=2)
 
-    assert _history(state) == [Status.SUCCESS]
+    assert _history(state) == [Status.DROPPED, Status.SUCCESS]
     assert engine.stats().running == 0
     assert 0 not in engine.states
 

@@ -253,10 +253,10 @@ _Move = tuple[int, str | float] | None
 _MOVES: list[_Move] = [*[None] * 6, *((which, how) for which in (0, -1) for how in _OUTCOMES)]
 _moves = st.lists(st.sampled_from(_MOVES), min_size=1, max_size=6)
 _changes = st.sampled_from(
-    ["enable", "enable", "enable", "disable", "quarantine", "remove", -2, 0, 2]
+    ["enable"] * 4 + ["disable", "disable", "quarantine", "remove", "remove", "priority"]
 )
 _passing = st.sampled_from([0, 0, 2.5, 5, 15, 60, 1000, -2, -4000])  # seconds; back if negative
-_MOST_TASKS = 8
+_MOST_TASKS = 6
 _ENOUGH = 1000  # rounds; far more than it takes to do all there is to do
 
 
@@ -376,8 +376,8 @@ class EngineModel(RuleBasedStateMachine):
         channel: Queue[object] | None = Queue() if kind == "queue" else None
         return _Event(channel, maxsize=number, coalesce=kind == "coalesce")
 
-    @rule(which=_which, what=_changes)
-    def change(self, which: int, what: str | int) -> None:
+    @rule(which=_which, what=_changes, priority=_priorities)
+    def change(self, which: int, what: str, priority: int) -> None:
         """Change a task, maybe one that is gone."""
         state = _pick(self.states, which)
         task, before = state.task, state.task.quarantine
@@ -386,9 +386,9 @@ class EngineModel(RuleBasedStateMachine):
             assert task.quarantine == (before if state.is_removed else "a trigger raised")
         elif state.is_removed:
             return
-        elif isinstance(what, int):
-            self.engine.set_priority(state, what, self.now)
-            assert task.priority == what
+        elif what == "priority":
+            self.engine.set_priority(state, priority, self.now)
+            assert task.priority == priority
         elif what == "remove":
             self.engine.remove(task.id, self.now)
         else:
@@ -397,19 +397,23 @@ class EngineModel(RuleBasedStateMachine):
         self._claim_slots()
         self._hear(may_remove=what == "remove")
 
-    @rule(what=st.sampled_from(["start", "start", "resume", "resume", "stop"]))
-    def start_or_stop(self, what: str) -> None:
-        """Start or resume, if it runs not, or stop."""
-        runs = self.was_started and not self.engine.is_paused
-        if runs != (what == "stop") or (what == "resume" and not self.was_started):
-            return
+    @precondition(lambda self: self.engine.is_paused or not self.was_started)
+    @rule(is_start=st.booleans())
+    def start_or_resume(self, is_start: bool) -> None:
+        """Go on after a stop, or start for the first time."""
         self.was_started = True
-        self.engine.is_paused = what == "stop"
-        if what == "start":
+        self.engine.is_paused = False
+        if is_start:
             self.engine.arm_all(self.now)
             self._claim_to_reset(self.engine.custom_arms(self.engine.states.values()))
         self._claim_slots()
         self._hear()
+
+    @precondition(lambda self: self.was_started and not self.engine.is_paused)
+    @rule()
+    def stop(self) -> None:
+        """End dispatch."""
+        self.engine.is_paused = True
 
     # What asks for runs
 
