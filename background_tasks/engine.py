@@ -152,12 +152,12 @@ class TaskState:
     @property
     def is_done(self) -> bool:
         """True when all it had are OneTimeTriggers, now spent, and nothing of it runs or waits."""
-        return (
-            self.is_one_time
-            and not self.running
-            and not self.waiting
-            and all(arm.timed is not None and arm.timed.due is None for arm in self.arms)
-        )
+        if not self.is_one_time or self.running or self.waiting:
+            return False
+        for arm in self.arms:  # not all(): a generator costs 0.3 us, once a run  # noqa: SIM110
+            if arm.timed is None or arm.timed.due is not None:
+                return False
+        return True
 
 
 class Arm:
@@ -320,9 +320,10 @@ class Engine:
         state.is_removed = True
         if not state.task._enabled:
             self._held -= state.waiting
-        self._demote(state)
-        for run in self._waiting_runs(state):
-            self._drop(run, now)
+        if state.waiting:
+            self._demote(state)
+            for run in self._waiting_runs(state):
+                self._drop(run, now)
         for arm in state.arms:
             self._disarm(arm)
             self._polled.pop(arm, None)
@@ -851,7 +852,7 @@ class Engine:
 
     def _clear_away(self, state: TaskState, now: datetime) -> None:
         """Remove a task of one-shots that will not run again."""
-        if state.is_one_time and state.is_done and not state.is_removed:
+        if state.is_done and not state.is_removed:
             self.remove(state.task.id, now)
 
     def _drop(self, run: Run, now: datetime) -> None:

@@ -25,24 +25,24 @@ _SECOND = timedelta(seconds=1)
 class Ready(Heap):
     """Runs in dispatch order; an entry is ``[key, sequence, run]``."""
 
-    __slots__ = ("_aging", "_latest")
+    __slots__ = ("_aging", "_latest", "_now")
 
     def __init__(self, aging: float) -> None:
         """Start empty; *aging* is seconds a point of priority, 0 to infinity."""
         super().__init__()
         self._aging = aging
         self._latest = -math.inf
+        self._now: datetime | None = None  # the last instant that `stamp` was asked for
 
     def stamp(self, now: datetime) -> float:
         """Return *now* as a stamp, seconds; never below an earlier one.
 
         So a clock set back does not put what comes later in front.
         """
-        stamp = (now - _EPOCH) / _SECOND
-        if stamp < self._latest:
-            return self._latest
-        self._latest = stamp
-        return stamp
+        if now is not self._now:  # a burst asks again and again with the same instant
+            self._now = now
+            self._latest = max(self._latest, (now - _EPOCH) / _SECOND)
+        return self._latest
 
     def push(self, stamp: float, priority: int, run: object) -> Entry:
         """Put *run* in; return its entry, for `cancel`."""
@@ -54,4 +54,5 @@ class Ready(Heap):
     def _key(self, stamp: float, priority: int) -> object:
         if self._aging == math.inf:  # inf * 0 is NaN
             return -priority, stamp
-        return stamp - self._aging * priority
+        # The same object for all of a burst: heapq sees that at once and compares the sequence.
+        return stamp - self._aging * priority if priority else stamp

@@ -179,6 +179,19 @@ def test_removing_disarms_timers() -> None:
     assert engine.release(_at(100), MANY) == 0
 
 
+def test_removing_leaves_no_circle_of_references() -> None:
+    """The arm of a removed task does not hold on to the run it released."""
+    engine = _engine()
+    (arm,) = _add(engine, PeriodicTrigger(10)).arms
+    engine.release(_at(10), MANY)
+    assert arm.waiting is not None
+
+    engine.remove(0, _at(11))
+
+    assert arm.waiting is None
+    assert arm.state.arms == ()
+
+
 def test_removing_closes_the_channel() -> None:
     """Signals that wait are dropped with their task, later ones are refused."""
     engine = _engine()
@@ -2071,13 +2084,23 @@ def test_change_of_the_scheduler_names_no_task() -> None:
 @pytest.mark.parametrize(
     ("level", "expected"),
     [
-        (logging.DEBUG, [RELEASED, STARTED, ChangeKind.RUN_SUCCEEDED, RELEASED, STARTED]),
+        (
+            logging.DEBUG,
+            [
+                RELEASED,
+                STARTED,
+                ChangeKind.RUN_SUCCEEDED,
+                RELEASED,
+                STARTED,
+                ChangeKind.TASK_REMOVED,
+            ],
+        ),
         (logging.INFO, [ChangeKind.RUN_SUCCEEDED]),
         (logging.WARNING, []),
     ],
 )
 def test_what_interests_nobody_is_not_noted(level: int, expected: list[ChangeKind]) -> None:
-    """Changes below the level are left out, those of inline runs too."""
+    """Changes below the level are left out, those of inline runs and of tasks too."""
     engine = _engine()
     state = _add(engine)
     engine.changes.clear()
@@ -2085,6 +2108,7 @@ def test_what_interests_nobody_is_not_noted(level: int, expected: list[ChangeKin
 
     _succeed(engine, _requested(engine, state))
     run = engine.take_inline(state, None, _at(0))
+    engine.remove(0, _at(0))
     seen = [change.kind for change in engine.changes]
     _fail(engine, run)
 

@@ -69,7 +69,7 @@ def test_engine_keeps_its_promises(monkeypatch: pytest.MonkeyPatch) -> None:
     run_state_machine_as_test(
         EngineModel,
         settings=settings(
-            max_examples=int(_EXAMPLES or 400),
+            max_examples=int(_EXAMPLES or 250),
             stateful_step_count=int(_STEPS or 50),
             derandomize=_EXAMPLES is None and _STEPS is None,
             suppress_health_check=list(HealthCheck),
