@@ -21,7 +21,8 @@ __all__ = ["DaemonPool"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-_Work = tuple[Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+_Submitted = tuple[Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+_Work = _Submitted | Callable[[], object]  # from submit, from hand_over
 
 
 class DaemonPool(ThreadPoolExecutor):
@@ -64,14 +65,14 @@ class DaemonPool(ThreadPoolExecutor):
         return future
 
     def hand_over(self, fn: Callable[[], object]) -> bool:
-        """Have an idle worker call *fn*; False when there is none.
+        """Have an idle worker call *fn*, which must not raise; False when there is none.
 
         Takes no lock and starts no thread, so it may be called in a signal handler; but not
         while another thread may call `shutdown`, after which nobody would take the work.
         """
         if not self._promise():
             return False
-        self._work.put((Future(), fn, (), {}))
+        self._work.put(fn)  # a Future costs 3 us, and nobody would look at it
         return True
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -126,7 +127,7 @@ class DaemonPool(ThreadPoolExecutor):
     def _cancel_queued(self) -> None:
         while not self._work.empty():
             work: _Work | None = self._work.get()
-            if work is not None:  # None tells workers to go home; one more follows
+            if isinstance(work, tuple):  # None tells workers to go home; one more follows
                 work[0].cancel()
 
 
@@ -137,7 +138,10 @@ def _work(queue: Any, idle: deque[None]) -> None:
     """
     work: _Work | None = queue.get()
     while work is not None:
-        _call(*work)
+        if isinstance(work, tuple):
+            _call(*work)
+        else:
+            work()
         work = None  # or an idle worker would keep the last arguments alive
         try:
             work = queue.get(False)

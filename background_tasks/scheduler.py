@@ -903,6 +903,8 @@ class Scheduler:
 
     def _hand_to_pool(self, claimed: int) -> None:
         """Have the pool run *claimed* slots; those for which it has no thread are given back."""
+        if not claimed:
+            return
         for left in range(claimed, 0, -1):
             pool = self._pool
             try:
