@@ -21,7 +21,8 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from functools import lru_cache
+from typing import NamedTuple, cast
 
 from background_tasks.agenda import Agenda
 from background_tasks.changes import Change, ChangeKind
@@ -33,7 +34,6 @@ from background_tasks.task import Execution, Status, Task
 from background_tasks.trigger import (
     EventTrigger,
     OneTimeTrigger,
-    PeriodicTrigger,
     TimedTrigger,
     Trigger,
 )
@@ -117,6 +117,30 @@ class Stats:
     tasks: int = 0
 
 
+class _Kind(NamedTuple):
+    """What a class of triggers is."""
+
+    is_timed: bool
+    is_event: bool
+    is_one_time: bool
+    is_custom: bool  # not of ours, or with a method of its own for one of `_ASKED`
+
+
+_ASKED = ("is_ready", "reset", "next_fire_time")
+
+
+@lru_cache(maxsize=1024)
+def _kind_of(trigger: type[Trigger]) -> _Kind:
+    """Return what *trigger* is: once a class, since abstract ones are slow to ask."""
+    ours = next((kind for kind in (TimedTrigger, EventTrigger) if issubclass(trigger, kind)), None)
+    return _Kind(
+        is_timed=ours is TimedTrigger,
+        is_event=ours is EventTrigger,
+        is_one_time=issubclass(trigger, OneTimeTrigger),
+        is_custom=any(getattr(trigger, name) is not getattr(ours, name, None) for name in _ASKED),
+    )
+
+
 class TaskState:
     """What the engine knows about a task beside what the Task says."""
 
@@ -134,15 +158,18 @@ class TaskState:
     def __init__(self, task: Task) -> None:
         """Start with nothing running and nothing waiting."""
         self.task = task
-        self.arms = tuple(Arm(self, trigger) for trigger in task.triggers)
-        self.is_one_time = bool(self.arms) and all(
-            isinstance(arm.trigger, OneTimeTrigger) for arm in self.arms
-        )
+        self.is_one_time = bool(task.triggers)
+        self.arms: tuple[Arm, ...] = tuple([self._arm(trigger) for trigger in task.triggers])
         self.head: Run | None = None  # the run in the ready heap
         self.pending: deque[Run] | None = None  # behind it; None when empty: a deque costs 0.6 kB
         self.running = 0
         self.waiting = 0  # runs that are pending, ready or wait for a retry
         self.is_removed = False
+
+    def _arm(self, trigger: Trigger) -> Arm:
+        kind = _kind_of(type(trigger))
+        self.is_one_time = self.is_one_time and kind.is_one_time
+        return Arm(self, trigger, kind)
 
     @property
     def may_run(self) -> bool:
@@ -166,8 +193,7 @@ class Arm:
     Attributes:
         state: The task's.
         trigger: The trigger.
-        timed: The trigger again if it is a TimedTrigger, else None: asking its kind each time
-            would cost 0.3 us, since its class is abstract.
+        timed: The trigger again if it is a TimedTrigger, else None.
         signals: The trigger again if it is an EventTrigger, else None.
         is_custom: Whether the trigger's own methods are to be asked, outside of the lock.
         entry: Where it lies in the agenda, None when it does not.
@@ -188,13 +214,13 @@ class Arm:
         "waiting",
     )
 
-    def __init__(self, state: TaskState, trigger: Trigger) -> None:
+    def __init__(self, state: TaskState, trigger: Trigger, kind: _Kind) -> None:
         """Start out of the agenda."""
         self.state = state
         self.trigger = trigger
-        self.timed = trigger if isinstance(trigger, TimedTrigger) else None
-        self.signals = trigger if isinstance(trigger, EventTrigger) else None
-        self.is_custom = _is_custom(trigger)
+        self.timed = cast(TimedTrigger, trigger) if kind.is_timed else None
+        self.signals = cast(EventTrigger, trigger) if kind.is_event else None
+        self.is_custom = kind.is_custom
         self.entry: Entry | None = None
         self.waiting: Run | None = None
         self.is_asked = False
@@ -225,21 +251,6 @@ class _Deadline:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-
-
-_OURS = (PeriodicTrigger, OneTimeTrigger, EventTrigger)
-_KINDS: tuple[type[Trigger], ...] = (TimedTrigger, EventTrigger)
-_ASKED = ("is_ready", "reset", "next_fire_time")
-
-
-def _is_custom(trigger: Trigger) -> bool:
-    """Return True unless *trigger* is of a kind of ours and a subclass changed no method of it."""
-    kind = type(trigger)
-    return kind not in _OURS and not any(
-        issubclass(kind, ours)
-        and all(getattr(kind, name) is getattr(ours, name) for name in _ASKED)
-        for ours in _KINDS
-    )
 
 
 def _either(given: timedelta | None, otherwise: timedelta) -> timedelta:

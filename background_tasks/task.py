@@ -438,17 +438,21 @@ class Task:
 
 
 def _arguments(args: object) -> tuple[object, ...]:
+    if type(args) is tuple or type(args) is list:
+        return tuple(args)  # without the abstract classes below, which are slow to ask
     if args is None or isinstance(args, (str, bytes, Mapping)) or not isinstance(args, Iterable):
         raise InvalidTypeError(f"args must be a list or tuple, got {checks.shown(args)}")
     return tuple(args)
 
 
 def _keywords(kwargs: object) -> dict[str, object]:
+    if kwargs == {} and type(kwargs) is dict:
+        return _NO_KEYWORDS
     if not isinstance(kwargs, Mapping) or not all(isinstance(key, str) for key in kwargs):
         raise InvalidTypeError(
             f"kwargs must be a mapping with str keys, got {checks.shown(kwargs)}"
         )
-    return dict(kwargs) if kwargs else _NO_KEYWORDS
+    return dict(kwargs)
 
 
 _NO_KEYWORDS: dict[str, object] = {}  # shared by all tasks without; never written to
@@ -470,7 +474,9 @@ def _optional(rule: str, value: object) -> timedelta | None:
 
 def triggers_of(triggers: object) -> tuple[Trigger, ...]:
     """Return *triggers* as a tuple of Triggers that belong to no task yet."""
-    if not isinstance(triggers, Iterable) or isinstance(triggers, (str, bytes)):
+    if not isinstance(triggers, (tuple, list)) and (
+        not isinstance(triggers, Iterable) or isinstance(triggers, (str, bytes))
+    ):
         raise InvalidTypeError(
             f"triggers must be a list or tuple of Trigger, got {checks.shown(triggers)}"
         )
@@ -478,7 +484,8 @@ def triggers_of(triggers: object) -> tuple[Trigger, ...]:
     for position, trigger in enumerate(wanted):
         if not isinstance(trigger, Trigger):
             raise InvalidTypeError(f"each trigger must be a Trigger, got {checks.shown(trigger)}")
-        if getattr(trigger, "_claimed", False) or any(trigger is t for t in wanted[:position]):
+        is_twice = position and any(trigger is before for before in wanted[:position])
+        if is_twice or getattr(trigger, "_claimed", False):
             raise AlreadyAddedError(
                 f"a trigger belongs to one task, got {checks.shown(trigger)} again"
             )

@@ -18,10 +18,10 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta, timezone
 from itertools import count
 from queue import Queue
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -69,10 +69,9 @@ def test_engine_keeps_its_promises(monkeypatch: pytest.MonkeyPatch) -> None:
     run_state_machine_as_test(
         EngineModel,
         settings=settings(
-            max_examples=int(_EXAMPLES or 250),
+            max_examples=int(_EXAMPLES or 300),
             stateful_step_count=int(_STEPS or 50),
             derandomize=_EXAMPLES is None and _STEPS is None,
-            suppress_health_check=list(HealthCheck),
         ),
     )
 
@@ -252,11 +251,14 @@ _OUTCOMES = ("succeeds", "succeeds", "fails", 0, 2.5, 40)  # or seconds to a ret
 _Move = tuple[int, str | float] | None
 _MOVES: list[_Move] = [*[None] * 6, *((which, how) for which in (0, -1) for how in _OUTCOMES)]
 _moves = st.lists(st.sampled_from(_MOVES), min_size=1, max_size=6)
-_changes = st.sampled_from(
-    ["enable"] * 4 + ["disable", "disable", "quarantine", "remove", "remove", "priority"]
-)
-_passing = st.sampled_from([0, 0, 2.5, 5, 15, 60, 1000, -2, -4000])  # seconds; back if negative
 _MOST_TASKS = 6
+_CHANGES: tuple[str | int, ...] = (
+    *("enable", "enable", "enable", "disable", "disable", "quarantine", "remove", "remove"),
+    *(-2, 0, 2),  # other priorities
+)
+_changes = st.sampled_from([(which, what) for which in range(_MOST_TASKS) for what in _CHANGES])
+_passing = st.sampled_from([0, 0, 2.5, 4.5, 5, 15, 60, 1000])  # seconds
+_setting_back = st.sampled_from([2, 4000])
 _ENOUGH = 1000  # rounds; far more than it takes to do all there is to do
 
 
@@ -376,26 +378,29 @@ class EngineModel(RuleBasedStateMachine):
         channel: Queue[object] | None = Queue() if kind == "queue" else None
         return _Event(channel, maxsize=number, coalesce=kind == "coalesce")
 
-    @rule(which=_which, what=_changes, priority=_priorities)
-    def change(self, which: int, what: str, priority: int) -> None:
-        """Change a task, maybe one that is gone."""
-        state = _pick(self.states, which)
+    @rule(changes=st.lists(_changes, min_size=1, max_size=4))
+    def change(self, changes: list[tuple[int, str | int]]) -> None:
+        """Change tasks, maybe some that are gone."""
+        for which, what in changes:
+            self._change(_pick(self.states[-_MOST_TASKS:], which), what)
+            self._claim_slots()
+            self._hear(may_remove=what == "remove")
+
+    def _change(self, state: TaskState, what: str | int) -> None:
         task, before = state.task, state.task.quarantine
         if what == "quarantine":
             self.engine.quarantine(state, "a trigger raised", self.now)
             assert task.quarantine == (before if state.is_removed else "a trigger raised")
         elif state.is_removed:
             return
-        elif what == "priority":
-            self.engine.set_priority(state, priority, self.now)
-            assert task.priority == priority
+        elif isinstance(what, int):
+            self.engine.set_priority(state, what, self.now)
+            assert task.priority == what
         elif what == "remove":
             self.engine.remove(task.id, self.now)
         else:
             self.engine.set_enabled(state, what == "enable", self.now)
             assert task.quarantine == (None if task.enabled else before)
-        self._claim_slots()
-        self._hear(may_remove=what == "remove")
 
     @precondition(lambda self: self.engine.is_paused or not self.was_started)
     @rule(is_start=st.booleans())
@@ -467,7 +472,7 @@ class EngineModel(RuleBasedStateMachine):
 
         Quick work is done before the triggers that were ready are reset.
         """
-        self._pass_time(max(0.0, seconds))
+        self._pass_time(seconds)
         self._tick(64)
         while self.claimed:
             self._ask(self.claimed.pop())
@@ -476,15 +481,14 @@ class EngineModel(RuleBasedStateMachine):
         self._ask_all()
         self.work(moves)
 
-    @rule(seconds=_passing, most=st.sampled_from([64, 64, 1, 0]))
-    def pass_time(self, seconds: float, most: int) -> None:
-        """Let time pass, or the clock be set back, and tick then, or do not."""
-        if seconds < 0:
+    @rule(seconds=_passing, back=_setting_back | st.just(0), most=st.sampled_from([64, 64, 1, 0]))
+    def pass_time(self, seconds: float, back: float, most: int) -> None:
+        """Let time pass, maybe set the clock back then, and tick, or do not."""
+        self._pass_time(seconds)
+        if back:
             self._tick(64)
-            self.now += timedelta(seconds=seconds)
+            self.now -= timedelta(seconds=back)
             self.was_set_back = True
-        else:
-            self._pass_time(seconds)
         if most:
             self._tick(most)
 
@@ -625,11 +629,12 @@ class EngineModel(RuleBasedStateMachine):
             self._begun(run)
         self._hear()
 
-    def _key(self, run: Run) -> tuple[float, float]:
+    def _key(self, run: Run) -> Any:
+        """Return what a run that is ready is ordered by."""
         priority = run.state.task.priority
         if self.aging == math.inf:
             return -priority, run.stamp
-        return run.stamp - self.aging * priority, 0
+        return run.stamp - self.aging * priority
 
     def _claim_slots(self) -> None:
         ready = sum(state.head is not None for state in self.states)
@@ -897,7 +902,9 @@ class EngineModel(RuleBasedStateMachine):
     def _whatever_waits_is_in_one_place(self) -> None:
         """Each run that waits is ready, pending, due later or its caller's; the counts agree."""
         delayed = self._delayed()
-        ready = [entry[-1] for entry in self.engine._ready.first(_EVERYTHING)]
+        entries = self.engine._ready.first(_EVERYTHING)
+        ready = [entry[-1] for entry in entries]
+        assert all(entry[0] == self._key(entry[-1]) for entry in entries)
         assert sorted(map(id, ready)) == sorted(id(s.head) for s in self.states if s.head)
         for state in self.states:
             pending = list(state.pending or ())
