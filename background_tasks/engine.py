@@ -94,7 +94,7 @@ class Stats:
         succeeded: Runs that ended in SUCCESS.
         failed: Runs that ended in FAILED.
         missed: Runs that ended in MISSED.
-        cancelled: Runs that ended in CANCELLED.
+        cancelled: Runs that were cancelled; there is no way to do that yet.
         dropped: Runs that ended in DROPPED.
         pending: Runs that wait for their turn or for a retry.
         running: Runs whose function is being called.
@@ -359,7 +359,7 @@ class Engine:
             self._held += state.waiting
             self._demote(state)
 
-    def set_priority(self, state: TaskState, priority: int, now: datetime) -> None:
+    def set_priority(self, state: TaskState, priority: int) -> None:
         """Give the task another priority; what waits of it moves, its stamp stays."""
         state.task._priority = priority
         head = state.head
@@ -385,8 +385,9 @@ class Engine:
 
     def _arm_anew(self, arm: Arm, now: datetime) -> None:
         if arm.is_custom:
-            return
-        if arm.timed is not None:
+            if arm.timed is not None and not arm.is_asked:  # or its reset after that were lost
+                arm.timed.arm_custom(now)
+        elif arm.timed is not None:
             arm.timed.arm(now)
             self._enter(arm)
         else:

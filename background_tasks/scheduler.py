@@ -206,14 +206,14 @@ class Scheduler:
             task._owner = self
             state = self._engine.add(task, now)
             for arm in state.arms:
-                if arm.signals is not None:
+                if arm.signals is not None and not arm.is_custom:
                     arm.signals.bind(_Bell(self, arm))
                     if arm.signals.waiting:  # fired before it knew whom to tell
                         self._engine.ring(arm)
             custom = self._engine.custom_arms([state])
         finally:
             self._unlock()
-        self._rearm(custom)
+        self._arm_custom(custom)
         return task
 
     def remove_task(self, task_id: int) -> None:
@@ -529,7 +529,7 @@ class Scheduler:
             elif field == "enabled":
                 self._engine.set_enabled(state, value, now)
             else:
-                self._engine.set_priority(state, value, now)
+                self._engine.set_priority(state, value)
             claimed = self._claim() if self._state is _State.RUNNING else 0
             self._notify()
         finally:
@@ -738,7 +738,7 @@ class Scheduler:
             self._engine.note(ChangeKind.STARTED, now)
         finally:
             self._unlock()
-        self._rearm(custom)
+        self._arm_custom(custom)
         try:
             ticker.thread.start()
         except RuntimeError:  # can't start new thread
@@ -835,7 +835,8 @@ class Scheduler:
         finally:
             self._unlock()
         self._hand_to_pool(claimed)
-        self._rearm(arms, {id(arm) for arm in ready})
+        asked = {id(arm) for arm in ready}
+        self._return([(arm, self._next_of(arm, reset=id(arm) in asked)) for arm in arms])
         return released
 
     def _is_ready(self, arm: Arm) -> bool:
@@ -847,14 +848,19 @@ class Scheduler:
             self._quarantine(arm, error)
             return False
 
-    def _rearm(self, arms: Iterable[Arm], to_reset: set[int] | None = None) -> None:
-        """Reset the triggers of *arms* and ask when each is due next.
+    def _arm_custom(self, arms: Iterable[Arm]) -> None:
+        """Reset the triggers of *arms*, which were just armed, and ask when each is due."""
+        # One of our timed kinds may be due already; any other that says so would be asked again
+        # and again.
+        self._return(
+            [
+                (arm, self._next_of(arm, reset=True, may_be_due=arm.timed is not None))
+                for arm in arms
+            ]
+        )
 
-        With *to_reset*, reset those only whose ID is in it.
-        """
-        answers = [
-            (arm, self._next_of(arm, to_reset is None or id(arm) in to_reset)) for arm in arms
-        ]
+    def _return(self, answers: list[tuple[Arm, datetime | None]]) -> None:
+        """Give arms back to the engine, each with when it is to be asked next."""
         if not answers:
             return
         self._acquire()
@@ -866,7 +872,8 @@ class Scheduler:
         finally:
             self._unlock()
 
-    def _next_of(self, arm: Arm, reset: bool) -> datetime | None:
+    def _next_of(self, arm: Arm, *, reset: bool, may_be_due: bool = False) -> datetime | None:
+        """Return when *arm* is to be asked next, after a reset or not; None is at every tick."""
         if not arm.is_custom:
             return None
         try:
@@ -876,7 +883,7 @@ class Scheduler:
             if due is None:
                 return None
             due = checks.instant("next_fire_time()", due)
-            if due > self._primitives.utc_now():
+            if due > self._primitives.utc_now() or may_be_due:
                 return due
             if reset:
                 raise InvalidValueError(f"next_fire_time() after reset() must lie ahead, got {due}")

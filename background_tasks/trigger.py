@@ -71,9 +71,10 @@ class Trigger(ABC):
 class TimedTrigger(Trigger):
     """A trigger of ours that knows its due time: the base of the two below."""
 
-    __slots__ = ("_armed", "_due")
+    __slots__ = ("_armed", "_due", "_is_fresh")
     _armed: bool  # False while it counts from its construction only
     _due: datetime | None
+    _is_fresh: bool  # armed by a scheduler; the reset that comes with it changes nothing
 
     def is_ready(self) -> bool:
         """Return True when its time has come; it counts from its construction until armed."""
@@ -81,6 +82,9 @@ class TimedTrigger(Trigger):
 
     def reset(self) -> None:
         """Go on to the next time if this one has come; start counting if never armed."""
+        if self._is_fresh:
+            self._is_fresh = False
+            return
         now = utc_now()
         if self._due is not None and self._due <= now:
             self._armed = True
@@ -118,6 +122,11 @@ class TimedTrigger(Trigger):
     @abstractmethod
     def arm(self, now: datetime) -> None:
         """Start counting anew from *now*."""
+
+    def arm_custom(self, now: datetime) -> None:
+        """Arm one whose own ``reset`` is called next, which is not to use up what is due now."""
+        self.arm(now)
+        self._is_fresh = True
 
     @abstractmethod
     def take(self, now: datetime) -> tuple[int, datetime]:
@@ -226,7 +235,7 @@ class PeriodicTrigger(TimedTrigger):
                 f"end must not lie before start, got start={self.start} and end={self.end}"
             )
         self.arm(utc_now())
-        self._armed = False
+        self._armed = self._is_fresh = False
 
     # For the engine.
 
@@ -394,7 +403,7 @@ class OneTimeTrigger(TimedTrigger):
         self.at = None if at is None else checks.instant("at", at)
         self._spent = False
         self.arm(utc_now())
-        self._armed = False
+        self._armed = self._is_fresh = False
 
     @property
     def is_spent(self) -> bool:

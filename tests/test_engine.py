@@ -699,7 +699,7 @@ def test_new_priority_moves_a_ready_run() -> None:
     for state in (first, second):
         engine.request(state, None, _at(0))
 
-    engine.set_priority(second, 1, _at(0))
+    engine.set_priority(second, 1)
 
     assert _start(engine).state is second
     assert _start(engine).state is first
@@ -713,7 +713,7 @@ def test_new_priority_keeps_the_stamp() -> None:
     engine.request(old, None, _at(0))
     engine.request(young, None, _at(4))
 
-    engine.set_priority(old, 0, _at(100))
+    engine.set_priority(old, 0)
 
     assert _start(engine, now=100).state is old
 
@@ -724,7 +724,7 @@ def test_new_priority_moves_timers() -> None:
     _add(engine, PeriodicTrigger(10), priority=1)
     state = _add(engine, PeriodicTrigger(10), EventTrigger())
 
-    engine.set_priority(state, 2, _at(0))
+    engine.set_priority(state, 2)
     engine.release(_at(10), 1)
 
     assert _start(engine, now=10).state is state
@@ -738,7 +738,7 @@ def test_new_priority_moves_a_retry() -> None:
     state = _add(engine)
     _fail(engine, _requested(engine, state), retry_after=10)
 
-    engine.set_priority(state, 2, _at(0))
+    engine.set_priority(state, 2)
     engine.release(_at(10), 1)
 
     assert _start(engine, now=10).state is state
@@ -1313,11 +1313,27 @@ def test_custom_trigger_that_is_due_and_not_ready_is_asked_at_the_next_tick() ->
     assert engine.to_ask(poll=True) == [arm]
 
 
+def test_custom_trigger_being_asked_is_not_armed_anew() -> None:
+    """A start meanwhile does not swallow the reset that follows its release."""
+    engine = _engine()
+    with freeze_time(NOON):
+        state = _add(engine, _CustomOnce(at=NOON))
+        (arm,) = engine.custom_arms([state])
+        arm.trigger.reset()  # that of being armed
+        engine.arm_all(_at(0))
+        engine.answered(arm, _at(0))
+
+        arm.trigger.reset()
+
+    assert arm.trigger.next_fire_time() is None
+
+
 def test_custom_one_time_task_goes_however_quick_its_run() -> None:
     """It is removed although its run ended before its trigger was reset."""
     engine = _engine()
     state = _add(engine, _CustomOnce(at=NOON))
     (arm,) = engine.custom_arms([state])
+    arm.trigger.reset()  # that of being armed
     engine.answered(arm, _at(0))
     _succeed(engine, _start(engine))
 
@@ -2205,6 +2221,7 @@ def _with_custom_delay() -> tuple[Engine, Arm]:
     with freeze_time(NOON) as frozen:
         state = _add(engine, _CustomPeriodic(10, mode="delay"))
         (arm,) = engine.custom_arms([state])
+        arm.trigger.reset()  # that of being armed
         frozen.move_to(_at(10))
         engine.answered(arm, _at(10))
         arm.trigger.reset()

@@ -394,7 +394,7 @@ class EngineModel(RuleBasedStateMachine):
         elif state.is_removed:
             return
         elif isinstance(what, int):
-            self.engine.set_priority(state, what, self.now)
+            self.engine.set_priority(state, what)
             assert task.priority == what
         elif what == "remove":
             self.engine.remove(task.id, self.now)

@@ -702,6 +702,40 @@ def test_a_lying_trigger_is_quarantined(scheduler: Scheduler, lie: object) -> No
     assert "next_fire_time()" in task.quarantine
 
 
+@pytest.mark.parametrize("delay", [0, 5], ids=["due when added", "due later"])
+def test_a_one_shot_with_a_condition_of_the_users(scheduler: Scheduler, delay: int) -> None:
+    """A subclass of a trigger of ours keeps its due time; is_ready is asked from then on."""
+    with freeze_time(START) as frozen:
+        trigger = WithCondition(delay)
+        task = scheduler.add_task(Task("t", int, triggers=[trigger]))
+        frozen.tick(delay)
+        assert scheduler.run_tasks() == 0
+        assert scheduler.tasks == {task.id: task}
+
+        trigger.is_met = True
+        assert scheduler.run_tasks() == 1
+        assert scheduler.wait_idle(10)
+
+    assert scheduler.tasks == {}
+    assert [run.status for run in task.execution_hist] == [Status.SUCCESS]
+
+
+def test_events_with_a_condition_of_the_users(scheduler: Scheduler) -> None:
+    """A subclass of EventTrigger with its own is_ready is asked, and signals wait meanwhile."""
+    seen: list[object] = []
+    gated = GatedEvents()
+    scheduler.start()
+    scheduler.add_task(Task("t", lambda: seen.append(_event()), triggers=[gated]))
+    gated.fire("a")
+    assert scheduler.run_tasks() == 0
+
+    gated.is_open = True
+    scheduler.run_tasks()
+    assert scheduler.wait_idle(10)
+
+    assert seen == ["a"]
+
+
 def test_a_queue_of_the_users_is_a_channel(scheduler: Scheduler) -> None:
     """Each item put into it makes a run, in order, at the next tick."""
     channel: Queue[str] = Queue()
@@ -835,6 +869,26 @@ class Knob(Trigger):
         """Know nothing."""
         _raise(self.next_fire_time_error)
         return None
+
+
+class WithCondition(OneTimeTrigger):
+    """A one-shot that waits for a condition, too."""
+
+    is_met = False
+
+    def is_ready(self) -> bool:
+        """Return True once it is due and the condition is met."""
+        return super().is_ready() and self.is_met
+
+
+class GatedEvents(EventTrigger):
+    """Events that are held back until a gate is open."""
+
+    is_open = False
+
+    def is_ready(self) -> bool:
+        """Return True once a signal waits and the gate is open."""
+        return super().is_ready() and self.is_open
 
 
 class Hourly(Trigger):
