@@ -431,6 +431,11 @@ class Engine:
             arm.is_rung = True
             self.rung.append(arm)
 
+    @property
+    def has_to_ask(self) -> bool:
+        """True when the time of a custom arm has come and nobody has claimed it."""
+        return bool(self._to_ask)
+
     def to_ask(self, *, poll: bool) -> list[Arm]:
         """Claim the custom arms whose time has come and, with *poll*, those asked every tick.
 
@@ -921,7 +926,8 @@ class Engine:
             return False
         if self.is_paused:
             return True
-        return self._waiting == self._held and not self._asked and not self._is_overdue(now)
+        is_asking = self._asked or self._to_ask
+        return self._waiting == self._held and not is_asking and not self._is_overdue(now)
 
     def _is_overdue(self, now: datetime) -> bool:
         """Return True when a tick would release something of a task that is enabled."""

@@ -22,7 +22,7 @@ __all__ = ["DaemonPool"]
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _Submitted = tuple[Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]
-_Work = _Submitted | Callable[[], object]  # from submit, from hand_over
+_Work = _Submitted | Callable[[], object]  # from submit, from start
 
 
 class DaemonPool(ThreadPoolExecutor):
@@ -56,23 +56,34 @@ class DaemonPool(ThreadPoolExecutor):
                 the work is not queued.
         """
         future: Future[_T] = Future()
+        self._queue((future, fn, args, kwargs))
+        return future
+
+    def start(self, fn: Callable[[], object]) -> None:
+        """Have a worker call *fn*, which must not raise; as `submit`, without a Future.
+
+        Raises:
+            RuntimeError: As for `submit`.
+        """
+        self._queue(fn)  # a Future costs 3 us, and nobody would look at it
+
+    def _queue(self, work: _Work) -> None:
         with self._hiring:
             if self._is_shut_down:
                 raise RuntimeError("the pool was shut down")
             if not self._promise():
                 self._hire()
-            self._work.put((future, fn, args, kwargs))
-        return future
+            self._work.put(work)
 
     def hand_over(self, fn: Callable[[], object]) -> bool:
-        """Have an idle worker call *fn*, which must not raise; False when there is none.
+        """Have an idle worker call *fn* as `start` does; False when there is none.
 
         Takes no lock and starts no thread, so it may be called in a signal handler; but not
         while another thread may call `shutdown`, after which nobody would take the work.
         """
         if not self._promise():
             return False
-        self._work.put(fn)  # a Future costs 3 us, and nobody would look at it
+        self._work.put(fn)
         return True
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

@@ -1313,6 +1313,18 @@ def test_custom_trigger_that_is_due_and_not_ready_is_asked_at_the_next_tick() ->
     assert engine.to_ask(poll=True) == [arm]
 
 
+def test_custom_trigger_that_is_due_is_work_until_it_was_asked() -> None:
+    """A slot may come upon its due time; somebody else is to ask it."""
+    engine, state, arm = _with_custom(due=10)
+    engine.release(_at(10), 1)
+
+    assert engine.has_to_ask
+    assert not engine.is_idle(_at(10))
+    assert engine.to_ask(poll=False) == [arm]
+    assert not engine.has_to_ask
+    assert state.task.enabled
+
+
 def test_custom_trigger_being_asked_is_not_armed_anew() -> None:
     """A start meanwhile does not swallow the reset that follows its release."""
     engine = _engine()

@@ -11,6 +11,7 @@ import textwrap
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from background_tasks import (
     Scheduler,
     Status,
     Task,
+    Trigger,
     current_execution,
 )
 from background_tasks.primitives import Primitives
@@ -222,6 +224,33 @@ def test_no_run_is_lost_or_doubled(hectic: None) -> None:
         assert order == sorted(order)
     stats = scheduler.stats()
     assert stats.released == stats.succeeded == 800
+
+
+def test_a_slot_that_comes_upon_a_trigger_of_the_users() -> None:
+    """What a slot finds due while the scheduler thread is busy is asked by that thread."""
+
+    class Once(Trigger):
+        def __init__(self) -> None:
+            self.due: datetime | None = datetime.now(timezone.utc) + timedelta(seconds=0.05)
+
+        def is_ready(self) -> bool:
+            return self.due is not None
+
+        def reset(self) -> None:
+            if self.due is not None and self.due <= datetime.now(timezone.utc):
+                self.due = None
+
+        def next_fire_time(self) -> datetime | None:
+            return self.due
+
+    ran = threading.Event()
+    with Scheduler(2, tick_interval=3600) as scheduler:
+        busy = scheduler.add_task(Task("busy", int, triggers=[PeriodicTrigger(interval=0.001)]))
+        scheduler.add_task(Task("t", ran.set, triggers=[Once()]))
+
+        assert ran.wait(10)
+        scheduler.remove_task(busy.id)
+        assert scheduler.wait_idle(10)
 
 
 def test_stop_and_resume_under_load_lose_nothing(hectic: None) -> None:
