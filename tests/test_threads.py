@@ -27,6 +27,7 @@ from background_tasks import (
     Trigger,
     current_execution,
 )
+from background_tasks.clock import utc_now
 from background_tasks.primitives import Primitives
 from background_tasks.scheduler import _stop_all
 from tests.conftest import Gate, Watch
@@ -330,6 +331,42 @@ def test_no_thread_for_a_slot_at_first() -> None:
     assert refused == []
 
 
+def test_a_slot_releases_what_is_due() -> None:
+    """It does not wait for the scheduler thread, which sleeps through this test."""
+    scheduler = Scheduler(1, _primitives=Primitives(thread=_Asleep))
+    scheduler.start()
+    task = scheduler.add_task(Task("t", int, triggers=[OneTimeTrigger(delay=0)]))
+
+    scheduler._acquire()
+    run = scheduler._next_run()
+    scheduler._unlock()
+
+    assert run is not None
+    assert run.state.task is task
+    assert not scheduler.stop(timeout=0)
+
+
+def test_stopped_between_the_claim_of_a_slot_and_its_start() -> None:
+    """The slot is given back; its run waits and runs after the resume."""
+    scheduler = Scheduler(1)
+    scheduler.start()
+    task = scheduler.add_task(Task("t", int))
+    scheduler._acquire()
+    scheduler._engine.request(scheduler._engine.states[task.id], None, utc_now())
+    claimed = scheduler._claim()
+    scheduler._unlock()
+    assert claimed == 1
+    assert scheduler.stop(10)
+
+    scheduler._hand_to_pool(claimed)
+    assert scheduler.stats().pending == 1
+
+    scheduler.resume()
+    assert scheduler.wait_idle(10)
+    assert scheduler.stop(10)
+    assert [run.status for run in task.execution_hist] == [Status.SUCCESS]
+
+
 def test_nothing_of_a_run_is_kept_alive() -> None:
     """Arguments, results and a failed function's locals go with the task, without the collector."""
     gc.collect()
@@ -510,3 +547,13 @@ class _NoThread(threading.Thread):
 
     def start(self) -> None:
         raise RuntimeError("can't start new thread")
+
+
+class _Asleep(threading.Thread):
+    """A thread that was started and never gets its turn."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__()
+
+    def start(self) -> None:
+        pass
