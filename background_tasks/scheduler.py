@@ -651,8 +651,10 @@ class Scheduler:
                 waiter.clear()
                 self._unlock()
                 tick = self._tick.total_seconds()
-                waiter.wait(tick if left is None else min(left, tick))
-                self._acquire()
+                try:
+                    waiter.wait(tick if left is None else min(left, tick))
+                finally:  # Ctrl-C included: the lock is held again before anything else
+                    self._acquire()
             return True
         finally:
             self._waiters.remove(waiter)

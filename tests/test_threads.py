@@ -156,6 +156,33 @@ def test_every_method_can_be_called_from_a_task() -> None:
     }
 
 
+@pytest.mark.parametrize("method", ["wait_idle", "stop"])
+def test_interrupted_while_it_waits(gate: Gate, method: str) -> None:
+    """Ctrl-C during a wait goes to the caller; the scheduler works on."""
+
+    class Interrupted(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            if threading.current_thread() is threading.main_thread() and interrupts:
+                interrupts.pop()
+                raise KeyboardInterrupt
+            return super().wait(timeout)
+
+    interrupts = [True]
+    scheduler = Scheduler(1, _primitives=Primitives(event=Interrupted))
+    task = scheduler.add_task(Task("t", gate))
+    scheduler.release_task(task.id)
+    scheduler.run_tasks()
+    gate.wait_entered()
+
+    with pytest.raises(KeyboardInterrupt):
+        getattr(scheduler, method)()
+    assert not scheduler._lock.locked()
+    gate.leave.set()
+
+    assert scheduler.wait_idle(10)
+    assert scheduler.stop(10)
+
+
 def test_starting_from_many_threads_makes_one_ticker() -> None:
     """However many start it at once."""
     scheduler = Scheduler(1)
