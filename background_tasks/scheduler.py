@@ -88,6 +88,11 @@ class _Ticker:
         self.is_over = False
         self.thread = primitives.thread(target=work, args=(self,), name=name, daemon=True)
 
+    def wake(self) -> None:
+        """End its wait; the scheduler's lock is held."""
+        self.until = None
+        self.timer.set()
+
 
 class Scheduler:
     """Runs tasks when their triggers say so, at most *max_running_tasks* at a time.
@@ -354,7 +359,7 @@ class Scheduler:
                 self._engine.note(ChangeKind.STOPPED, self._primitives.utc_now())
             if ticker is not None:
                 ticker.is_over = True
-                ticker.timer.set()
+                ticker.wake()
             self._notify()
         finally:
             self._unlock()
@@ -429,7 +434,7 @@ class Scheduler:
         try:
             state = self._registered(task_id)
             self._engine.request(state, event, self._primitives.utc_now())
-            claimed = self._claim() if self._state is _State.RUNNING else 0
+            claimed = self._claim_while_ticking()
         finally:
             self._unlock()
         self._hand_to_pool(claimed)
@@ -530,7 +535,7 @@ class Scheduler:
                 self._engine.set_enabled(state, value, now)
             else:
                 self._engine.set_priority(state, value)
-            claimed = self._claim() if self._state is _State.RUNNING else 0
+            claimed = self._claim_while_ticking()
             self._notify()
         finally:
             self._unlock()
@@ -573,8 +578,7 @@ class Scheduler:
             return  # it does not wait
         due = self._engine.next_due()
         if due is not None and due < ticker.until:
-            ticker.until = None
-            ticker.timer.set()
+            ticker.wake()
 
     def _attend(self) -> None:
         """Release and dispatch signals, unless another thread holds the lock.
@@ -598,8 +602,7 @@ class Scheduler:
                     engine.give_back_slot()
                 if handed < claimed and ticker is not None:
                     # A thread must be started, which is not for a signal handler.
-                    ticker.until = None
-                    ticker.timer.set()
+                    ticker.wake()
             finally:
                 self._lock.release()
 
@@ -911,6 +914,10 @@ class Scheduler:
         if claimed and self._pool is None:
             self._pool = DaemonPool(self._max, "background_tasks-slot", self._primitives)
         return claimed
+
+    def _claim_while_ticking(self) -> int:
+        """As `_claim`; none before the start, when only `run_tasks` dispatches."""
+        return self._claim() if self._state is _State.RUNNING else 0
 
     def _hand_to_pool(self, claimed: int) -> None:
         """Have the pool run *claimed* slots; those for which it has no thread are given back."""

@@ -35,8 +35,6 @@ __all__ = [
 
 _MOST_WAITING = 1_000_000  # signals; a permit is kept for each
 _SHORTEST = 0.001  # seconds; below it a thread cannot keep up anyway
-_NOTHING = timedelta(0)
-_NONE = 0
 _SET_BACK = timedelta(hours=3)
 _LAST = datetime.max.replace(tzinfo=timezone.utc)
 _TICK = timedelta(microseconds=1)  # the resolution of a datetime
@@ -177,7 +175,7 @@ class PeriodicTrigger(TimedTrigger):
         *,
         timezone: str | ZoneInfo = "UTC",
         mode: str = "rate",
-        jitter: Duration = _NONE,
+        jitter: Duration = 0,
         run_immediately: bool = False,
         start: datetime | None = None,
         end: datetime | None = None,
@@ -226,7 +224,7 @@ class PeriodicTrigger(TimedTrigger):
                 f'mode must be "rate", or "delay" with an interval, got {checks.shown(mode)}'
             )
         self.mode = mode
-        self.jitter = _NOTHING if jitter is _NONE else checks.duration("jitter", jitter)
+        self.jitter = checks.duration("jitter", jitter)
         self.run_immediately = checks.boolean("run_immediately", run_immediately)
         self.start = None if start is None else checks.instant("start", start)
         self.end = None if end is None else checks.instant("end", end)
