@@ -96,7 +96,13 @@ def seconds(rule: str, value: object, *, least: float = 0.0) -> float:
 def duration(rule: str, value: object, *, least: float = 0.0) -> timedelta:
     """Return *value* (a number of seconds or a timedelta) as a timedelta; bounds as `seconds`."""
     length = seconds(rule, value, least=least)
-    return value if type(value) is timedelta else timedelta(seconds=length)
+    return value if type(value) is timedelta else _timedelta(length)
+
+
+@functools.lru_cache(maxsize=256)
+def _timedelta(length: float) -> timedelta:
+    """Return the one timedelta of so many seconds: most tasks share a few intervals."""
+    return timedelta(seconds=length)
 
 
 def whole(rule: str, value: object, *, least: int, most: int | None = None) -> int:

@@ -11,16 +11,24 @@ import time
 __all__ = ["monotonic", "utc_now"]
 
 _UTC = datetime.timezone.utc
-_READS = 100  # a guess: the race below was never seen to last two reads
+_READS = 100  # at least one of which is good; a guess, the race was never seen to last two
 
 
 def utc_now() -> datetime.datetime:
-    """Return the wall time as an aware UTC datetime.
+    """Return the wall time as an aware UTC datetime."""
+    try:
+        return datetime.datetime.now(_UTC)
+    except IndexError:
+        return _read_again()
+
+
+def _read_again() -> datetime.datetime:
+    """Return the wall time after a read that failed.
 
     freezegun takes its list of frozen times down while another thread may be reading it, and the
-    reader gets an IndexError; the next read is right, so it is read again.
+    reader gets an IndexError; the next read is right.
     """
-    for _ in range(_READS):
+    for _ in range(_READS - 1):
         try:
             return datetime.datetime.now(_UTC)
         except IndexError:  # noqa: PERF203 - in a loop only to be tried again

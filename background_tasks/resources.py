@@ -18,7 +18,7 @@ try:
 except ImportError:  # pragma: no cover - Windows has no resource module
     resource = None  # type: ignore[assignment]
 
-__all__ = ["NO_RESOURCES", "Reading", "Resources", "read", "spent"]
+__all__ = ["NO_COST", "Cost", "Reading", "Resources", "added", "read", "spent"]
 
 
 class Resources(NamedTuple):
@@ -40,21 +40,18 @@ class Resources(NamedTuple):
         """CPU seconds of the thread in both modes."""
         return self.cpu_user + self.cpu_system
 
-    def plus(self, other: Resources) -> Resources:
-        """Return the sum of both."""
-        return Resources(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
-
-
-NO_RESOURCES = Resources()
-
 
 Reading = tuple[float, float, float]  # monotonic seconds, CPU seconds in user and in system mode
+Cost = tuple[float, float, float]  # a Resources before anybody looks at it
+NO_COST: Cost = (0.0, 0.0, 0.0)
+
 
 if hasattr(resource, "RUSAGE_THREAD"):
+    _getrusage, _THREAD = resource.getrusage, resource.RUSAGE_THREAD
 
     def read() -> Reading:
         """Return the calling thread's counters now."""
-        usage = resource.getrusage(resource.RUSAGE_THREAD)
+        usage = _getrusage(_THREAD)
         return monotonic(), usage.ru_utime, usage.ru_stime
 
 else:  # pragma: no cover - Linux has RUSAGE_THREAD; tested through _read_thread_time
@@ -68,6 +65,15 @@ def _read_thread_time(thread_time: Callable[[], float] = time.thread_time) -> Re
     return monotonic(), thread_time(), 0.0
 
 
-def spent(before: Reading, after: Reading) -> Resources:
-    """Return what was used between two readings of one thread."""
-    return Resources(after[0] - before[0], after[1] - before[1], after[2] - before[2])
+def spent(before: Reading, after: Reading) -> Cost:
+    """Return what was used between two readings of one thread.
+
+    A plain tuple, not a Resources: 0.3 us less a run, and floats in a plain tuple are no work for
+    the garbage collector, however long the history.
+    """
+    return after[0] - before[0], after[1] - before[1], after[2] - before[2]
+
+
+def added(one: Cost, other: Cost) -> Cost:
+    """Return the sum of both."""
+    return one[0] + other[0], one[1] + other[1], one[2] + other[2]

@@ -8,6 +8,7 @@ after that.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -23,8 +24,8 @@ from background_tasks.errors import (
     InvalidValueError,
     TaskNotFoundError,
 )
-from background_tasks.resources import NO_RESOURCES, Resources
-from background_tasks.trigger import Trigger
+from background_tasks.resources import NO_COST, Cost, Resources
+from background_tasks.trigger import Arm, Trigger
 
 __all__ = [
     "MISSED_POLICIES",
@@ -194,7 +195,6 @@ class Execution:
         attempts: How many attempts were started; in a function, the number of this one.
         missed: How many further occurrences this run stands for.
         traceback: The traceback of that attempt as text.
-        resources: What the attempts cost in sum.
         cancelled: True once the function should give up: its ``timeout`` has passed.
     """
 
@@ -212,8 +212,13 @@ class Execution:
     attempts: int = 0
     missed: int = 0
     traceback: str = ""
-    resources: Resources = NO_RESOURCES
     cancelled: bool = False
+    _cost: Cost = NO_COST
+
+    @property
+    def resources(self) -> Resources:
+        """What the attempts cost in sum."""
+        return Resources(*self._cost)
 
     @property
     def lateness(self) -> float:
@@ -283,12 +288,19 @@ class Task:
 
     __slots__ = (
         "__weakref__",
+        "_arms",
         "_enabled",
+        "_head",
         "_history",
         "_id",
+        "_is_removed",
         "_owner",
+        "_pending",
         "_priority",
         "_quarantine",
+        "_running",
+        "_triggers",
+        "_waiting",
         "args",
         "description",
         "function",
@@ -301,7 +313,6 @@ class Task:
         "name",
         "retry_policy",
         "timeout",
-        "triggers",
     )
 
     def __init__(
@@ -380,7 +391,14 @@ class Task:
         # hundred out of a list costs 30 ns.
         self._history: list[Execution] | None = None
         self._quarantine: str | None = None
-        self.triggers = _claimed(triggers_of(triggers))  # last, so that a refusal leaves them free
+        # What the engine keeps of it.
+        self._is_removed = False
+        self._running = 0  # runs whose function is being called
+        self._waiting = 0  # runs that are pending, ready or wait for a retry
+        self._head: Any = None  # the run in the ready heap
+        self._pending: deque[Any] | None = None  # behind it; None when empty: a deque has 0.6 kB
+        self._arms: tuple[Arm, ...] = ()  # its triggers, once it is added
+        self._triggers = _claimed(triggers_of(triggers))  # last, so that a refusal leaves them free
 
     @property
     def id(self) -> int:
@@ -392,6 +410,11 @@ class Task:
         if self._id is None:
             raise TaskNotFoundError(f"task {self.name!r} has no ID yet: add_task gives it one")
         return self._id
+
+    @property
+    def triggers(self) -> tuple[Trigger, ...]:
+        """What it was given."""
+        return self._triggers
 
     @property
     def enabled(self) -> bool:

@@ -25,7 +25,6 @@ from background_tasks import (
     Execution,
     OneTimeTrigger,
     PeriodicTrigger,
-    Resources,
     Scheduler,
     Stats,
     Status,
@@ -127,7 +126,7 @@ def execution(
         scheduled_at=NOON,
         released_at=released,
         started_at=released + timedelta(seconds=queued) if attempts else None,
-        resources=Resources(1.0, cpu, 0.0),
+        _cost=(1.0, cpu, 0.0),
     )
 
 

@@ -13,10 +13,17 @@ from freezegun import freeze_time
 
 from background_tasks import engine as engine_module
 from background_tasks.changes import Change, ChangeKind
-from background_tasks.engine import Arm, Engine, Outcome, Run, TaskState
-from background_tasks.resources import Resources
+from background_tasks.engine import Engine, Outcome, Run
+from background_tasks.resources import NO_COST, Resources
 from background_tasks.task import Status, Task
-from background_tasks.trigger import EventTrigger, OneTimeTrigger, PeriodicTrigger, Trigger
+from background_tasks.trigger import (
+    Arm,
+    EventTrigger,
+    OneTimeTrigger,
+    PeriodicTrigger,
+    Trigger,
+    trigger_of,
+)
 
 NOON = datetime(2025, 6, 1, 12, 0, tzinfo=timezone.utc)
 MANY = 100  # more than any test releases in one go
@@ -29,13 +36,13 @@ RELEASED, STARTED = ChangeKind.RUN_RELEASED, ChangeKind.RUN_STARTED
 def test_ids_count_from_zero() -> None:
     """Each task gets the next ID, and an ID is never given again."""
     engine = _engine()
-    states = [_add(engine), _add(engine)]
+    tasks = [_add(engine), _add(engine)]
     engine.remove(1, _at(0))
 
-    assert [state.task.id for state in states] == [0, 1]
-    assert _add(engine).task.id == 2
+    assert [task.id for task in tasks] == [0, 1]
+    assert _add(engine).id == 2
     assert engine.last_task_id == 2
-    assert sorted(engine.states) == [0, 2]
+    assert sorted(engine.tasks) == [0, 2]
 
 
 def test_adding_arms_the_timers() -> None:
@@ -96,17 +103,17 @@ def test_starting_anew_takes_up_signals_once() -> None:
 def test_removing_drops_what_waits() -> None:
     """A ready and a pending run end as DROPPED and never start."""
     engine = _engine()
-    state = _add(engine)
-    engine.request(state, "ready", _at(0))
-    engine.request(state, "pending", _at(0))
+    task = _add(engine)
+    engine.request(task, "ready", _at(0))
+    engine.request(task, "pending", _at(0))
 
     engine.remove(0, _at(1))
 
-    assert [(e.event, e.status) for e in state.task.execution_hist] == [
+    assert [(e.event, e.status) for e in task.execution_hist] == [
         ("ready", Status.DROPPED),
         ("pending", Status.DROPPED),
     ]
-    assert state.task.execution_hist[0].ended_at == _at(1)
+    assert task.execution_hist[0].ended_at == _at(1)
     assert engine.take(_at(1)) is None
     assert engine.is_idle(_at(1))
 
@@ -114,28 +121,28 @@ def test_removing_drops_what_waits() -> None:
 def test_removing_lets_a_running_run_finish() -> None:
     """What runs goes on and is recorded on the task that is gone, after what was dropped."""
     engine = _engine()
-    state = _add(engine)
-    run = _requested(engine, state)
-    engine.request(state, None, _at(0))
+    task = _add(engine)
+    run = _requested(engine, task)
+    engine.request(task, None, _at(0))
     engine.remove(0, _at(1))
 
     _succeed(engine, run, now=2)
 
-    assert _history(state) == [Status.DROPPED, Status.SUCCESS]
+    assert _history(task) == [Status.DROPPED, Status.SUCCESS]
     assert engine.stats().running == 0
-    assert 0 not in engine.states
+    assert 0 not in engine.tasks
 
 
 def test_removing_takes_the_retries_away() -> None:
     """A run that fails after its task was removed is not tried again."""
     engine = _engine()
-    state = _add(engine)
-    run = _requested(engine, state)
+    task = _add(engine)
+    run = _requested(engine, task)
     engine.remove(0, _at(1))
 
     _fail(engine, run, now=2, retry_after=5)
 
-    assert _history(state) == [Status.FAILED]
+    assert _history(task) == [Status.FAILED]
     assert engine.next_due() is None
 
 
@@ -143,12 +150,12 @@ def test_removing_takes_the_retries_away() -> None:
 def test_removing_drops_a_retry(delay: float) -> None:
     """A run between two attempts ends as DROPPED, once."""
     engine = _engine()
-    state = _add(engine)
-    _fail(engine, _requested(engine, state), retry_after=delay)
+    task = _add(engine)
+    _fail(engine, _requested(engine, task), retry_after=delay)
 
     engine.remove(0, _at(1))
 
-    assert _history(state) == [Status.DROPPED]
+    assert _history(task) == [Status.DROPPED]
     assert engine.next_due() is None
     assert engine.take(_at(9)) is None
     assert not engine.live
@@ -157,14 +164,14 @@ def test_removing_drops_a_retry(delay: float) -> None:
 def test_removing_drops_a_retry_behind_others() -> None:
     """A retry that waits behind a ready run ends as DROPPED, once."""
     engine = _engine()
-    state = _add(engine)
-    run = _requested(engine, state)
-    engine.request(state, None, _at(0))
+    task = _add(engine)
+    run = _requested(engine, task)
+    engine.request(task, None, _at(0))
     _fail(engine, run, retry_after=0)
 
     engine.remove(0, _at(1))
 
-    assert _history(state) == [Status.DROPPED, Status.DROPPED]
+    assert _history(task) == [Status.DROPPED, Status.DROPPED]
     assert engine.stats().dropped == 2
 
 
@@ -180,27 +187,27 @@ def test_removing_disarms_timers() -> None:
 
 
 def test_removing_leaves_no_circle_of_references() -> None:
-    """The arm of a removed task does not hold on to the run it released."""
+    """The arm of a removed task holds on neither to it nor to the run it released."""
     engine = _engine()
-    (arm,) = _add(engine, PeriodicTrigger(10)).arms
+    (arm,) = _add(engine, PeriodicTrigger(10))._arms
     engine.release(_at(10), MANY)
-    assert arm.waiting is not None
+    assert arm._arm_run is not None
 
     engine.remove(0, _at(11))
 
-    assert arm.waiting is None
-    assert arm.state.arms == ()
+    assert arm._arm_run is None
+    assert arm._arm_task is None
 
 
 def test_removing_closes_the_channel() -> None:
     """Signals that wait are dropped with their task, later ones are refused."""
     engine = _engine()
-    state = _add(engine, EventTrigger())
-    assert _fire(engine, state)
+    task = _add(engine, EventTrigger())
+    assert _fire(engine, task)
 
     engine.remove(0, _at(1))
 
-    assert not _fire(engine, state)
+    assert not _fire(engine, task)
     assert engine.release(_at(1), MANY) == 0
     assert engine.is_idle(_at(1))
 
@@ -208,9 +215,9 @@ def test_removing_closes_the_channel() -> None:
 def test_removing_a_disabled_task_leaves_nothing_held() -> None:
     """What the task held back is dropped, and the counts are right for those that stay."""
     engine = _engine()
-    other, state = _add(engine), _add(engine, enabled=False)
-    engine.request(state, None, _at(0))
-    engine.remove(state.task.id, _at(0))
+    other, task = _add(engine), _add(engine, enabled=False)
+    engine.request(task, None, _at(0))
+    engine.remove(task.id, _at(0))
 
     engine.request(other, None, _at(0))
 
@@ -235,11 +242,11 @@ def test_nothing_is_released_before_it_is_due() -> None:
 def test_a_run_knows_when_it_was_due() -> None:
     """The execution tells when it was due, noticed, started and ended."""
     engine = _engine()
-    state = _add(engine, PeriodicTrigger(10), name="report")
+    task = _add(engine, PeriodicTrigger(10), name="report")
     run = _released(engine, now=10.5)
     _succeed(engine, run, now=12, results="done")
 
-    execution = state.task.execution_hist[0]
+    execution = task.execution_hist[0]
 
     assert (execution.scheduled_at, execution.released_at) == (_at(10), _at(10.5))
     assert (execution.started_at, execution.ended_at) == (_at(10.5), _at(12))
@@ -250,12 +257,12 @@ def test_a_run_knows_when_it_was_due() -> None:
 def test_interval_runs_again_and_again() -> None:
     """Each occurrence makes a run of its own when the one before has ended."""
     engine = _engine()
-    state = _add(engine, PeriodicTrigger(10))
+    task = _add(engine, PeriodicTrigger(10))
 
     for now in (10, 20, 30):
         _succeed(engine, _released(engine, now=now))
 
-    assert [e.scheduled_at for e in state.task.execution_hist] == [_at(10), _at(20), _at(30)]
+    assert [e.scheduled_at for e in task.execution_hist] == [_at(10), _at(20), _at(30)]
     assert engine.stats().skipped == 0
 
 
@@ -345,11 +352,11 @@ def test_missed_all_beyond_grace_and_bound(monkeypatch: pytest.MonkeyPatch) -> N
     """Where none is left to stand for them, those beyond MAX_CATCH_UP are still counted."""
     monkeypatch.setattr(engine_module, "MAX_CATCH_UP", 2)
     engine = _engine()
-    state = _add(engine, PeriodicTrigger(10), missed="all", misfire_grace=1)
+    task = _add(engine, PeriodicTrigger(10), missed="all", misfire_grace=1)
 
     assert engine.release(_at(55), MANY) == 0
 
-    assert _history(state) == [Status.MISSED, Status.MISSED]
+    assert _history(task) == [Status.MISSED, Status.MISSED]
     assert engine.stats().skipped == 3
 
 
@@ -364,12 +371,12 @@ def test_missed_all_beyond_grace_and_bound(monkeypatch: pytest.MonkeyPatch) -> N
 def test_missed_skip_runs_none_that_is_late(now: float, released: int, skipped: int) -> None:
     """With missed="skip" a late occurrence is counted; one that is on time runs."""
     engine = _engine()
-    state = _add(engine, PeriodicTrigger(10), missed="skip")
+    task = _add(engine, PeriodicTrigger(10), missed="skip")
 
     assert engine.release(_at(now), MANY) == released
 
     assert engine.stats().skipped == skipped
-    assert _history(state) == []
+    assert _history(task) == []
     assert engine.next_due() == _at(40)
 
 
@@ -385,11 +392,11 @@ def test_grace_says_what_is_late_for_skip() -> None:
 def test_no_grace_at_all_is_late_for_skip() -> None:
     """With missed="skip" and a grace of 0 anything late is counted, as with a larger grace."""
     engine = _engine()
-    state = _add(engine, PeriodicTrigger(10), missed="skip", misfire_grace=0)
+    task = _add(engine, PeriodicTrigger(10), missed="skip", misfire_grace=0)
 
     assert engine.release(_at(10.5), MANY) == 0
 
-    assert _history(state) == []
+    assert _history(task) == []
     assert engine.stats().skipped == 1
 
 
@@ -401,21 +408,21 @@ def test_no_grace_at_all_is_late_for_skip() -> None:
 def test_misfire_grace(now: float, released: int, history: list[Status]) -> None:
     """A run released later than the grace is recorded as MISSED instead of being run."""
     engine = _engine()
-    state = _add(engine, PeriodicTrigger(10), misfire_grace=5)
+    task = _add(engine, PeriodicTrigger(10), misfire_grace=5)
 
     assert engine.release(_at(now), MANY) == released
 
-    assert _history(state) == history
+    assert _history(task) == history
     assert engine.stats().pending == released
 
 
 def test_a_missed_run_is_a_whole_record() -> None:
     """It says when it was due and for how many more it stands, and it never started."""
     engine = _engine()
-    state = _add(engine, PeriodicTrigger(10), misfire_grace=1)
+    task = _add(engine, PeriodicTrigger(10), misfire_grace=1)
     engine.release(_at(25), MANY)
 
-    execution = state.task.execution_hist[0]
+    execution = task.execution_hist[0]
 
     assert (execution.scheduled_at, execution.ended_at) == (_at(20), _at(25))
     assert (execution.missed, execution.attempts, execution.started_at) == (1, 0, None)
@@ -426,11 +433,11 @@ def test_a_missed_run_is_a_whole_record() -> None:
 def test_grace_holds_for_each_when_all_are_made_up() -> None:
     """With missed="all" those beyond the grace are MISSED and the others run."""
     engine = _engine()
-    state = _add(engine, PeriodicTrigger(10), missed="all", misfire_grace=10)
+    task = _add(engine, PeriodicTrigger(10), missed="all", misfire_grace=10)
 
     assert engine.release(_at(35), MANY) == 1
 
-    assert _history(state) == [Status.MISSED, Status.MISSED]
+    assert _history(task) == [Status.MISSED, Status.MISSED]
     assert _start(engine).execution.scheduled_at == _at(30)
 
 
@@ -454,7 +461,7 @@ def test_urgent_comes_first_among_those_due_together() -> None:
 
     engine.release(_at(10), 2)
 
-    assert [_start(engine).state.task.priority for _ in range(2)] == [9, 5]
+    assert [_start(engine).task.priority for _ in range(2)] == [9, 5]
 
 
 def test_nothing_is_released_while_paused() -> None:
@@ -547,11 +554,11 @@ def test_delay_with_all_missed_makes_one_run() -> None:
 def test_timers_pass_while_disabled() -> None:
     """Occurrences are counted as skipped, and the grid goes on."""
     engine = _engine()
-    state = _add(engine, PeriodicTrigger(10))
-    engine.set_enabled(state, False, _at(0))
+    task = _add(engine, PeriodicTrigger(10))
+    engine.set_enabled(task, False, _at(0))
     assert engine.release(_at(35), MANY) == 0
 
-    engine.set_enabled(state, True, _at(36))
+    engine.set_enabled(task, True, _at(36))
 
     assert engine.stats().skipped == 3
     assert engine.release(_at(39), MANY) == 0
@@ -561,13 +568,13 @@ def test_timers_pass_while_disabled() -> None:
 def test_events_wait_while_disabled() -> None:
     """Signals stay in the channel and run, in order, when the task is enabled."""
     engine = _engine()
-    state = _add(engine, EventTrigger(), enabled=False, max_instances=2)
-    _fire(engine, state, "first")
-    _fire(engine, state, "second")
+    task = _add(engine, EventTrigger(), enabled=False, max_instances=2)
+    _fire(engine, task, "first")
+    _fire(engine, task, "second")
     assert engine.release(_at(0), MANY) == 0
     assert engine.is_idle(_at(0))
 
-    engine.set_enabled(state, True, _at(1))
+    engine.set_enabled(task, True, _at(1))
 
     assert engine.release(_at(1), MANY) == 2
     assert [_start(engine).execution.event for _ in range(2)] == ["first", "second"]
@@ -576,15 +583,15 @@ def test_events_wait_while_disabled() -> None:
 def test_a_ready_run_is_held_while_disabled() -> None:
     """It goes back to the front of its task's queue and runs first when enabled."""
     engine = _engine()
-    state = _add(engine)
+    task = _add(engine)
     for event in ("a", "b"):
-        engine.request(state, event, _at(0))
+        engine.request(task, event, _at(0))
 
-    engine.set_enabled(state, False, _at(1))
+    engine.set_enabled(task, False, _at(1))
     assert engine.take(_at(1)) is None
     assert engine.stats().pending == 2
     assert engine.is_idle(_at(1))
-    engine.set_enabled(state, True, _at(2))
+    engine.set_enabled(task, True, _at(2))
 
     assert _start(engine).execution.event == "a"
 
@@ -592,11 +599,11 @@ def test_a_ready_run_is_held_while_disabled() -> None:
 def test_the_only_run_is_held_while_disabled() -> None:
     """A ready run with none behind it is kept, too."""
     engine = _engine()
-    state = _add(engine)
-    engine.request(state, None, _at(0))
+    task = _add(engine)
+    engine.request(task, None, _at(0))
 
-    engine.set_enabled(state, False, _at(1))
-    engine.set_enabled(state, True, _at(2))
+    engine.set_enabled(task, False, _at(1))
+    engine.set_enabled(task, True, _at(2))
 
     assert engine.take(_at(2)) is not None
     assert engine.take(_at(2)) is None
@@ -605,11 +612,11 @@ def test_the_only_run_is_held_while_disabled() -> None:
 def test_requests_wait_while_disabled() -> None:
     """A run that is asked for waits until the task is enabled."""
     engine = _engine()
-    state = _add(engine, enabled=False)
-    engine.request(state, "asked", _at(0))
+    task = _add(engine, enabled=False)
+    engine.request(task, "asked", _at(0))
     assert engine.take(_at(0)) is None
 
-    engine.set_enabled(state, True, _at(1))
+    engine.set_enabled(task, True, _at(1))
 
     assert _start(engine).execution.event == "asked"
 
@@ -617,15 +624,15 @@ def test_requests_wait_while_disabled() -> None:
 def test_a_retry_waits_while_disabled() -> None:
     """A retry that comes due meanwhile runs when the task is enabled."""
     engine = _engine()
-    state = _add(engine)
-    run = _requested(engine, state)
-    engine.set_enabled(state, False, _at(1))
+    task = _add(engine)
+    run = _requested(engine, task)
+    engine.set_enabled(task, False, _at(1))
     _fail(engine, run, now=2, retry_after=5)
     engine.release(_at(7), MANY)
     assert engine.take(_at(7)) is None
     assert engine.is_idle(_at(7))
 
-    engine.set_enabled(state, True, _at(8))
+    engine.set_enabled(task, True, _at(8))
 
     assert engine.take(_at(8)) is run
 
@@ -633,22 +640,22 @@ def test_a_retry_waits_while_disabled() -> None:
 def test_disabling_lets_a_running_run_finish() -> None:
     """What runs goes on."""
     engine = _engine()
-    state = _add(engine)
-    run = _requested(engine, state)
+    task = _add(engine)
+    run = _requested(engine, task)
 
-    engine.set_enabled(state, False, _at(1))
+    engine.set_enabled(task, False, _at(1))
     _succeed(engine, run, now=2)
 
-    assert _history(state) == [Status.SUCCESS]
+    assert _history(task) == [Status.SUCCESS]
 
 
 def test_enabling_twice_counts_once() -> None:
     """Setting what is set already changes nothing, in either direction."""
     engine = _engine()
-    state = _add(engine)
-    engine.request(state, None, _at(0))
+    task = _add(engine)
+    engine.request(task, None, _at(0))
     for enabled in (True, False, False, True, True):
-        engine.set_enabled(state, enabled, _at(0))
+        engine.set_enabled(task, enabled, _at(0))
 
     assert not engine.is_idle(_at(0))
     _succeed(engine, _start(engine))
@@ -662,11 +669,11 @@ def test_urgent_goes_first() -> None:
     """Of two runs released together the one of higher priority starts first."""
     engine = _engine()
     low, high = _add(engine, priority=-1), _add(engine, priority=1)
-    for state in (low, high):
-        engine.request(state, None, _at(0))
+    for task in (low, high):
+        engine.request(task, None, _at(0))
 
-    assert _start(engine).state is high
-    assert _start(engine).state is low
+    assert _start(engine).task is high
+    assert _start(engine).task is low
 
 
 def test_waiting_outweighs_priority() -> None:
@@ -676,7 +683,7 @@ def test_waiting_outweighs_priority() -> None:
     engine.request(low, None, _at(0))
     engine.request(high, None, _at(6))
 
-    assert _start(engine, now=6).state is low
+    assert _start(engine, now=6).task is low
 
 
 def test_own_backlog_earns_nothing() -> None:
@@ -689,20 +696,20 @@ def test_own_backlog_earns_nothing() -> None:
     engine.request(other, None, _at(8))
     _succeed(engine, first, now=9)
 
-    assert _start(engine, now=9).state is other
+    assert _start(engine, now=9).task is other
 
 
 def test_new_priority_moves_a_ready_run() -> None:
     """A run that is ready is found under its task's new priority."""
     engine = _engine(aging=math.inf)
     first, second = _add(engine), _add(engine)
-    for state in (first, second):
-        engine.request(state, None, _at(0))
+    for task in (first, second):
+        engine.request(task, None, _at(0))
 
     engine.set_priority(second, 1)
 
-    assert _start(engine).state is second
-    assert _start(engine).state is first
+    assert _start(engine).task is second
+    assert _start(engine).task is first
     assert engine.take(_at(0)) is None
 
 
@@ -715,33 +722,33 @@ def test_new_priority_keeps_the_stamp() -> None:
 
     engine.set_priority(old, 0)
 
-    assert _start(engine, now=100).state is old
+    assert _start(engine, now=100).task is old
 
 
 def test_new_priority_moves_timers() -> None:
     """Among timers due together the new priority counts."""
     engine = _engine()
     _add(engine, PeriodicTrigger(10), priority=1)
-    state = _add(engine, PeriodicTrigger(10), EventTrigger())
+    task = _add(engine, PeriodicTrigger(10), EventTrigger())
 
-    engine.set_priority(state, 2)
+    engine.set_priority(task, 2)
     engine.release(_at(10), 1)
 
-    assert _start(engine, now=10).state is state
-    assert state.task.priority == 2
+    assert _start(engine, now=10).task is task
+    assert task.priority == 2
 
 
 def test_new_priority_moves_a_retry() -> None:
     """Among what is due together a retry counts with its task's new priority."""
     engine = _engine()
     _add(engine, PeriodicTrigger(10), priority=1)
-    state = _add(engine)
-    _fail(engine, _requested(engine, state), retry_after=10)
+    task = _add(engine)
+    _fail(engine, _requested(engine, task), retry_after=10)
 
-    engine.set_priority(state, 2)
+    engine.set_priority(task, 2)
     engine.release(_at(10), 1)
 
-    assert _start(engine, now=10).state is state
+    assert _start(engine, now=10).task is task
 
 
 # Instances
@@ -750,9 +757,9 @@ def test_new_priority_moves_a_retry() -> None:
 def test_one_instance_at_a_time() -> None:
     """By default the second run of a task waits until the first has ended."""
     engine = _engine()
-    state = _add(engine)
-    first = _requested(engine, state)
-    engine.request(state, None, _at(0))
+    task = _add(engine)
+    first = _requested(engine, task)
+    engine.request(task, None, _at(0))
     assert engine.take(_at(0)) is None
 
     _succeed(engine, first, now=1)
@@ -763,23 +770,23 @@ def test_one_instance_at_a_time() -> None:
 def test_as_many_instances_as_allowed() -> None:
     """With max_instances=2 two run at once and the third waits."""
     engine = _engine()
-    state = _add(engine, max_instances=2)
+    task = _add(engine, max_instances=2)
     for _ in range(3):
-        engine.request(state, None, _at(0))
+        engine.request(task, None, _at(0))
 
     runs = [engine.take(_at(0)) for _ in range(3)]
 
     assert [run is not None for run in runs] == [True, True, False]
-    assert state.running == 2
+    assert task._running == 2
     assert engine.stats().pending == 1
 
 
 def test_a_retry_that_waits_is_no_instance() -> None:
     """While a run waits for its retry the next run of the task may start."""
     engine = _engine()
-    state = _add(engine)
-    run = _requested(engine, state)
-    engine.request(state, "next", _at(0))
+    task = _add(engine)
+    run = _requested(engine, task)
+    engine.request(task, "next", _at(0))
 
     _fail(engine, run, now=1, retry_after=60)
 
@@ -792,8 +799,8 @@ def test_a_retry_that_waits_is_no_instance() -> None:
 def test_retry_after_its_delay() -> None:
     """The next attempt is due after the delay and is the same execution."""
     engine = _engine()
-    state = _add(engine)
-    run = _requested(engine, state, now=0)
+    task = _add(engine)
+    run = _requested(engine, task, now=0)
 
     _fail(engine, run, now=1, retry_after=5)
 
@@ -819,9 +826,9 @@ def test_retry_at_once() -> None:
 def test_retry_at_once_waits_its_turn() -> None:
     """Without a delay the next attempt goes behind the runs of its task that wait."""
     engine = _engine()
-    state = _add(engine)
-    run = _requested(engine, state)
-    engine.request(state, "waited", _at(0))
+    task = _add(engine)
+    run = _requested(engine, task)
+    engine.request(task, "waited", _at(0))
 
     _fail(engine, run, now=1, retry_after=0)
 
@@ -834,12 +841,12 @@ def test_retry_at_once_waits_its_turn() -> None:
 def test_last_attempt_fails() -> None:
     """Without a further attempt the run ends as FAILED, with its error and traceback."""
     engine = _engine()
-    state = _add(engine)
-    run = _requested(engine, state)
+    task = _add(engine)
+    run = _requested(engine, task)
 
     _fail(engine, run, now=3)
 
-    execution = state.task.execution_hist[0]
+    execution = task.execution_hist[0]
     assert execution.status == Status.FAILED
     assert (execution.error, execution.traceback) == ("ValueError: no", "Traceback: no")
     assert (execution.results, execution.ended_at) == (None, _at(3))
@@ -848,22 +855,22 @@ def test_last_attempt_fails() -> None:
 def test_retry_succeeds() -> None:
     """A run of which the second attempt returns is a SUCCESS, recorded once."""
     engine = _engine()
-    state = _add(engine)
-    run = _requested(engine, state)
+    task = _add(engine)
+    run = _requested(engine, task)
     _fail(engine, run, retry_after=0)
 
     _succeed(engine, _start(engine), results="at last")
 
-    assert [e.results for e in state.task.execution_hist] == ["at last"]
-    assert _history(state) == [Status.SUCCESS]
+    assert [e.results for e in task.execution_hist] == ["at last"]
+    assert _history(task) == [Status.SUCCESS]
     assert engine.stats().failed == 0
 
 
 def test_error_goes_when_a_retry_succeeds() -> None:
     """A run that succeeded in the end has no error: a reader need not ask for its status."""
     engine = _engine()
-    state = _add(engine)
-    run = _requested(engine, state)
+    task = _add(engine)
+    run = _requested(engine, task)
     _fail(engine, run, retry_after=0)
     assert run.execution.error == "ValueError: no"
 
@@ -877,7 +884,7 @@ def test_attempts_add_up() -> None:
     engine = _engine()
     run = _requested(engine, _add(engine))
     for retry_after in (0.0, None):
-        cost = Resources(1.0, 0.25, 0.5)
+        cost = (1.0, 0.25, 0.5)
         engine.finish(run, Outcome(_at(1), cost, error="no", retry_after=retry_after))
         engine.take(_at(1))
 
@@ -887,8 +894,8 @@ def test_attempts_add_up() -> None:
 def test_a_run_is_live_until_it_ends() -> None:
     """It is live while it runs and between its attempts, not before and not after."""
     engine = _engine()
-    state = _add(engine)
-    engine.request(state, None, _at(0))
+    task = _add(engine)
+    engine.request(task, None, _at(0))
     assert not engine.live
     run = _start(engine)
     assert engine.live == {0: run}
@@ -963,28 +970,28 @@ def test_a_run_of_a_removed_task_is_overdue_too() -> None:
 def test_one_time_task_goes_when_it_has_run(succeeds: bool) -> None:
     """A task whose triggers are spent is removed after its run, whatever came of it."""
     engine = _engine()
-    state = _add(engine, OneTimeTrigger(5))
+    task = _add(engine, OneTimeTrigger(5))
     run = _released(engine, now=5)
-    assert 0 in engine.states
+    assert 0 in engine.tasks
 
     (_succeed if succeeds else _fail)(engine, run, now=6)
 
-    assert not engine.states
-    assert len(state.task.execution_hist) == 1
+    assert not engine.tasks
+    assert len(task.execution_hist) == 1
     assert engine.changes[-1].kind is ChangeKind.TASK_REMOVED
 
 
 def test_one_time_task_stays_for_its_retries() -> None:
     """It is removed after the last attempt, not before."""
     engine = _engine()
-    state = _add(engine, OneTimeTrigger(5))
+    task = _add(engine, OneTimeTrigger(5))
     _fail(engine, _released(engine, now=5), now=5, retry_after=1)
-    assert 0 in engine.states
+    assert 0 in engine.tasks
 
     _succeed(engine, _released(engine, now=6), now=6)
 
-    assert not engine.states
-    assert _history(state) == [Status.SUCCESS]
+    assert not engine.tasks
+    assert _history(task) == [Status.SUCCESS]
 
 
 def test_one_time_task_stays_for_its_other_trigger() -> None:
@@ -992,48 +999,48 @@ def test_one_time_task_stays_for_its_other_trigger() -> None:
     engine = _engine()
     _add(engine, OneTimeTrigger(5), OneTimeTrigger(9))
     _succeed(engine, _released(engine, now=5), now=5)
-    assert 0 in engine.states
+    assert 0 in engine.tasks
 
     _succeed(engine, _released(engine, now=9), now=9)
 
-    assert not engine.states
+    assert not engine.tasks
 
 
 def test_one_time_task_stays_for_what_waits() -> None:
     """A run that was asked for meanwhile is run before the task goes."""
     engine = _engine()
-    state = _add(engine, OneTimeTrigger(5))
+    task = _add(engine, OneTimeTrigger(5))
     run = _released(engine, now=5)
-    engine.request(state, None, _at(5))
+    engine.request(task, None, _at(5))
     _succeed(engine, run, now=6)
-    assert 0 in engine.states
+    assert 0 in engine.tasks
 
     _succeed(engine, _start(engine), now=6)
 
-    assert not engine.states
+    assert not engine.tasks
 
 
 def test_one_time_task_stays_for_what_runs() -> None:
     """It goes with the end of the last of several runs."""
     engine = _engine()
-    state = _add(engine, OneTimeTrigger(5), max_instances=2)
-    runs = [_released(engine, now=5), _requested(engine, state, now=5)]
+    task = _add(engine, OneTimeTrigger(5), max_instances=2)
+    runs = [_released(engine, now=5), _requested(engine, task, now=5)]
     _succeed(engine, runs[0], now=6)
-    assert 0 in engine.states
+    assert 0 in engine.tasks
 
     _succeed(engine, runs[1], now=7)
 
-    assert not engine.states
+    assert not engine.tasks
 
 
 def test_one_time_task_that_ran_when_asked_stays() -> None:
     """A run that was asked for does not use up the trigger."""
     engine = _engine()
-    state = _add(engine, OneTimeTrigger(5))
+    task = _add(engine, OneTimeTrigger(5))
 
-    _succeed(engine, _requested(engine, state))
+    _succeed(engine, _requested(engine, task))
 
-    assert 0 in engine.states
+    assert 0 in engine.tasks
     assert engine.next_due() == _at(5)
 
 
@@ -1045,7 +1052,7 @@ def test_task_with_another_trigger_stays(other: Trigger) -> None:
 
     _succeed(engine, _released(engine, now=5))
 
-    assert 0 in engine.states
+    assert 0 in engine.tasks
 
 
 def test_task_without_triggers_stays() -> None:
@@ -1054,30 +1061,30 @@ def test_task_without_triggers_stays() -> None:
 
     _succeed(engine, _requested(engine, _add(engine)))
 
-    assert 0 in engine.states
+    assert 0 in engine.tasks
 
 
 def test_one_time_task_that_was_missed_goes() -> None:
     """A trigger whose run was missed is spent all the same."""
     engine = _engine()
-    state = _add(engine, OneTimeTrigger(5), misfire_grace=1)
+    task = _add(engine, OneTimeTrigger(5), misfire_grace=1)
 
     engine.release(_at(60), MANY)
 
-    assert _history(state) == [Status.MISSED]
-    assert not engine.states
+    assert _history(task) == [Status.MISSED]
+    assert not engine.tasks
     assert engine.next_due() is None
 
 
 def test_one_time_task_that_was_skipped_goes() -> None:
     """With missed="skip" a trigger that was late is spent all the same."""
     engine = _engine()
-    state = _add(engine, OneTimeTrigger(5), missed="skip")
+    task = _add(engine, OneTimeTrigger(5), missed="skip")
 
     engine.release(_at(60), MANY)
 
-    assert not engine.states
-    assert _history(state) == []
+    assert not engine.tasks
+    assert _history(task) == []
     assert engine.stats().skipped == 1
 
 
@@ -1088,7 +1095,7 @@ def test_one_time_task_whose_time_passed_disabled_stays() -> None:
 
     engine.release(_at(5), MANY)
 
-    assert 0 in engine.states
+    assert 0 in engine.tasks
     assert engine.stats().skipped == 1
     assert engine.next_due() is None
 
@@ -1101,7 +1108,7 @@ def test_one_time_task_goes_when_its_last_trigger_is_skipped() -> None:
 
     engine.release(_at(60), MANY)
 
-    assert not engine.states
+    assert not engine.tasks
 
 
 # Quarantine
@@ -1110,13 +1117,13 @@ def test_one_time_task_goes_when_its_last_trigger_is_skipped() -> None:
 def test_quarantine_disables_and_says_why() -> None:
     """The task is disabled with the reason on it, and that is noted as an error."""
     engine = _engine()
-    state = _add(engine)
-    engine.request(state, None, _at(0))
+    task = _add(engine)
+    engine.request(task, None, _at(0))
 
-    engine.quarantine(state, "its trigger raised", _at(1))
+    engine.quarantine(task, "its trigger raised", _at(1))
 
-    assert not state.task.enabled
-    assert state.task.quarantine == "its trigger raised"
+    assert not task.enabled
+    assert task.quarantine == "its trigger raised"
     assert engine.take(_at(1)) is None
     assert engine.changes[-1] == Change(
         kind=ChangeKind.TASK_QUARANTINED,
@@ -1130,26 +1137,26 @@ def test_quarantine_disables_and_says_why() -> None:
 def test_enabling_lifts_a_quarantine() -> None:
     """Once enabled the task runs, and the reason is gone."""
     engine = _engine()
-    state = _add(engine)
-    engine.request(state, None, _at(0))
-    engine.quarantine(state, "its trigger raised", _at(1))
+    task = _add(engine)
+    engine.request(task, None, _at(0))
+    engine.quarantine(task, "its trigger raised", _at(1))
 
-    engine.set_enabled(state, True, _at(2))
+    engine.set_enabled(task, True, _at(2))
 
-    assert state.task.quarantine is None
+    assert task.quarantine is None
     assert engine.take(_at(2)) is not None
 
 
 def test_a_removed_task_is_not_quarantined() -> None:
     """Its trigger raised too late to matter."""
     engine = _engine()
-    state = _add(engine)
+    task = _add(engine)
     engine.remove(0, _at(0))
     told = len(engine.changes)
 
-    engine.quarantine(state, "its trigger raised", _at(1))
+    engine.quarantine(task, "its trigger raised", _at(1))
 
-    assert state.task.quarantine is None
+    assert task.quarantine is None
     assert len(engine.changes) == told
 
 
@@ -1159,8 +1166,8 @@ def test_a_removed_task_is_not_quarantined() -> None:
 def test_custom_trigger_is_asked_every_tick() -> None:
     """It is claimed when added, and once given back it is asked at each poll."""
     engine = _engine()
-    state = _add(engine, _Custom())
-    (arm,) = engine.custom_arms([state])
+    task = _add(engine, _Custom())
+    (arm,) = engine.custom_arms([task])
     assert engine.to_ask(poll=True) == []
 
     engine.rearmed(arm, None, _at(0))
@@ -1172,14 +1179,14 @@ def test_custom_trigger_is_asked_every_tick() -> None:
 
 def test_custom_trigger_that_is_ready_makes_a_run() -> None:
     """A run is released when it says that it is ready."""
-    engine, state, arm = _with_custom()
+    engine, task, arm = _with_custom()
     engine.to_ask(poll=True)
 
     engine.answered(arm, _at(3))
     engine.rearmed(arm, None, _at(0))
 
     run = _start(engine, now=3)
-    assert run.state is state
+    assert run.task is task
     assert run.execution.scheduled_at == _at(3)
     assert engine.take(_at(3)) is None
 
@@ -1198,33 +1205,33 @@ def test_custom_trigger_with_a_time_is_asked_then() -> None:
 
 def test_custom_trigger_is_not_asked_while_disabled() -> None:
     """It is asked at the first poll after its task was enabled."""
-    engine, state, arm = _with_custom()
-    engine.set_enabled(state, False, _at(0))
+    engine, task, arm = _with_custom()
+    engine.set_enabled(task, False, _at(0))
     assert engine.to_ask(poll=True) == []
 
-    engine.set_enabled(state, True, _at(1))
+    engine.set_enabled(task, True, _at(1))
 
     assert engine.to_ask(poll=True) == [arm]
 
 
 def test_custom_trigger_due_while_disabled_is_asked_later() -> None:
     """Its time passes, and it is asked at the first poll after its task was enabled."""
-    engine, state, arm = _with_custom(due=10)
-    engine.set_enabled(state, False, _at(0))
+    engine, task, arm = _with_custom(due=10)
+    engine.set_enabled(task, False, _at(0))
     engine.release(_at(10), MANY)
     assert engine.to_ask(poll=True) == []
 
-    engine.set_enabled(state, True, _at(11))
+    engine.set_enabled(task, True, _at(11))
 
     assert engine.to_ask(poll=True) == [arm]
 
 
 def test_custom_trigger_that_waits_is_not_polled_when_enabled() -> None:
     """One whose time is still to come is not asked because its task was enabled."""
-    engine, state, _ = _with_custom(due=10)
-    engine.set_enabled(state, False, _at(0))
+    engine, task, _ = _with_custom(due=10)
+    engine.set_enabled(task, False, _at(0))
 
-    engine.set_enabled(state, True, _at(1))
+    engine.set_enabled(task, True, _at(1))
 
     assert engine.to_ask(poll=True) == []
 
@@ -1239,20 +1246,20 @@ def test_custom_trigger_is_not_asked_while_paused() -> None:
 
 def test_custom_trigger_being_asked_is_left_alone() -> None:
     """While a thread asks it, neither enabling nor a start has it asked by another."""
-    engine, state, _ = _with_custom()
+    engine, task, _ = _with_custom()
     engine.to_ask(poll=True)
 
-    engine.set_enabled(state, False, _at(0))
-    engine.set_enabled(state, True, _at(0))
+    engine.set_enabled(task, False, _at(0))
+    engine.set_enabled(task, True, _at(0))
 
     assert engine.to_ask(poll=True) == []
-    assert engine.custom_arms([state]) == []
+    assert engine.custom_arms([task]) == []
 
 
 def test_custom_trigger_due_while_it_is_asked_is_not_asked_twice() -> None:
     """A start resets it: until that is done its old due time has nobody else ask it."""
-    engine, state, arm = _with_custom(due=10)
-    assert engine.custom_arms([state]) == [arm]
+    engine, task, arm = _with_custom(due=10)
+    assert engine.custom_arms([task]) == [arm]
 
     engine.release(_at(10), MANY)
 
@@ -1261,8 +1268,8 @@ def test_custom_trigger_due_while_it_is_asked_is_not_asked_twice() -> None:
 
 def test_custom_trigger_without_a_time_forgets_the_old_one() -> None:
     """One that had a due time and names none now is asked once a tick, not twice."""
-    engine, state, arm = _with_custom(due=10)
-    engine.custom_arms([state])
+    engine, task, arm = _with_custom(due=10)
+    engine.custom_arms([task])
     engine.rearmed(arm, None, _at(0))
 
     engine.release(_at(10), MANY)
@@ -1300,9 +1307,9 @@ def test_custom_trigger_that_is_due_and_not_ready_is_asked_at_the_next_tick() ->
     """One that says no although its time has come is not asked over and over at one tick."""
     engine = _engine()
     with freeze_time(NOON):
-        state = _add(engine, _CustomPeriodic(10))
-        (arm,) = engine.custom_arms([state])
-        arm.trigger.reset()
+        task = _add(engine, _CustomPeriodic(10))
+        (arm,) = engine.custom_arms([task])
+        trigger_of(arm).reset()
     engine.rearmed(arm, _at(10), _at(0))
     engine.release(_at(10), MANY)
     assert engine.to_ask(poll=True) == [arm]
@@ -1315,44 +1322,44 @@ def test_custom_trigger_that_is_due_and_not_ready_is_asked_at_the_next_tick() ->
 
 def test_custom_trigger_that_is_due_is_work_until_it_was_asked() -> None:
     """A slot may come upon its due time; somebody else is to ask it."""
-    engine, state, arm = _with_custom(due=10)
+    engine, task, arm = _with_custom(due=10)
     engine.release(_at(10), 1)
 
     assert engine.has_to_ask
     assert not engine.is_idle(_at(10))
     assert engine.to_ask(poll=False) == [arm]
     assert not engine.has_to_ask
-    assert state.task.enabled
+    assert task.enabled
 
 
 def test_custom_trigger_being_asked_is_not_armed_anew() -> None:
     """A start meanwhile does not swallow the reset that follows its release."""
     engine = _engine()
     with freeze_time(NOON):
-        state = _add(engine, _CustomOnce(at=NOON))
-        (arm,) = engine.custom_arms([state])
-        arm.trigger.reset()  # that of being armed
+        task = _add(engine, _CustomOnce(at=NOON))
+        (arm,) = engine.custom_arms([task])
+        trigger_of(arm).reset()  # that of being armed
         engine.arm_all(_at(0))
         engine.answered(arm, _at(0))
 
-        arm.trigger.reset()
+        trigger_of(arm).reset()
 
-    assert arm.trigger.next_fire_time() is None
+    assert trigger_of(arm).next_fire_time() is None
 
 
 def test_custom_one_time_task_goes_however_quick_its_run() -> None:
     """It is removed although its run ended before its trigger was reset."""
     engine = _engine()
-    state = _add(engine, _CustomOnce(at=NOON))
-    (arm,) = engine.custom_arms([state])
-    arm.trigger.reset()  # that of being armed
+    task = _add(engine, _CustomOnce(at=NOON))
+    (arm,) = engine.custom_arms([task])
+    trigger_of(arm).reset()  # that of being armed
     engine.answered(arm, _at(0))
     _succeed(engine, _start(engine))
 
-    arm.trigger.reset()
+    trigger_of(arm).reset()
     engine.rearmed(arm, None, _at(0))
 
-    assert not engine.states
+    assert not engine.tasks
 
 
 def test_custom_trigger_of_a_removed_task_is_given_up() -> None:
@@ -1380,8 +1387,8 @@ def test_removing_takes_a_polled_trigger_away() -> None:
 
 def test_rearming_twice_leaves_one_time() -> None:
     """A second due time replaces the first."""
-    engine, state, arm = _with_custom(due=10)
-    engine.custom_arms([state])
+    engine, task, arm = _with_custom(due=10)
+    engine.custom_arms([task])
 
     engine.rearmed(arm, _at(20), _at(0))
 
@@ -1403,9 +1410,9 @@ def test_starting_anew_leaves_custom_triggers_to_the_caller() -> None:
 def test_subclass_that_changes_nothing_is_ours() -> None:
     """It is armed as its base is, and nobody asks it."""
     engine = _engine()
-    state = _add(engine, _Renamed(10))
+    task = _add(engine, _Renamed(10))
 
-    assert engine.custom_arms([state]) == []
+    assert engine.custom_arms([task]) == []
     assert engine.next_due() == _at(10)
 
 
@@ -1414,8 +1421,8 @@ def test_custom_event_trigger_hands_over_a_signal() -> None:
     engine = _engine()
     trigger = _CustomEvent()
     trigger.fire("payload")
-    state = _add(engine, trigger)
-    (arm,) = engine.custom_arms([state])
+    task = _add(engine, trigger)
+    (arm,) = engine.custom_arms([task])
 
     engine.answered(arm, _at(1))
 
@@ -1425,8 +1432,8 @@ def test_custom_event_trigger_hands_over_a_signal() -> None:
 def test_custom_event_trigger_may_be_ready_without_a_signal() -> None:
     """It runs with no payload, due when it was asked."""
     engine = _engine()
-    state = _add(engine, _CustomEvent())
-    (arm,) = engine.custom_arms([state])
+    task = _add(engine, _CustomEvent())
+    (arm,) = engine.custom_arms([task])
 
     engine.answered(arm, _at(1))
 
@@ -1438,8 +1445,8 @@ def test_custom_event_trigger_keeps_its_maxsize() -> None:
     """A run without a signal does not make room for one more signal."""
     engine = _engine()
     trigger = _CustomEvent(maxsize=1)
-    state = _add(engine, trigger)
-    (arm,) = engine.custom_arms([state])
+    task = _add(engine, trigger)
+    (arm,) = engine.custom_arms([task])
     engine.answered(arm, _at(1))
     _start(engine)
 
@@ -1452,7 +1459,7 @@ def test_queue_of_the_users_is_looked_at_every_tick() -> None:
     engine = _engine()
     channel: Queue[object] = Queue()
     trigger = EventTrigger(channel)
-    state = _add(engine, trigger)
+    task = _add(engine, trigger)
     channel.put("item")
     (arm,) = engine.to_ask(poll=True)
     assert trigger.collect(_at(1))
@@ -1462,7 +1469,7 @@ def test_queue_of_the_users_is_looked_at_every_tick() -> None:
 
     assert engine.release(_at(1), MANY) == 1
     assert _start(engine).execution.event == "item"
-    assert engine.to_ask(poll=True) == list(state.arms)
+    assert engine.to_ask(poll=True) == list(task._arms)
 
 
 # Events
@@ -1471,9 +1478,9 @@ def test_queue_of_the_users_is_looked_at_every_tick() -> None:
 def test_each_signal_makes_a_run_in_order() -> None:
     """Signals run one after the other with their payloads, due when they were fired."""
     engine = _engine()
-    state = _add(engine, EventTrigger())
+    task = _add(engine, EventTrigger())
     for number in (1, 2, 3):
-        assert _fire(engine, state, number, now=number)
+        assert _fire(engine, task, number, now=number)
     assert engine.release(_at(5), MANY) == 3
 
     runs = []
@@ -1488,49 +1495,49 @@ def test_each_signal_makes_a_run_in_order() -> None:
 def test_maxsize_counts_until_the_start() -> None:
     """A signal takes its room in the channel until its run starts, released or not."""
     engine = _engine()
-    state = _add(engine, EventTrigger(maxsize=2))
-    assert _fire(engine, state)
-    assert _fire(engine, state)
+    task = _add(engine, EventTrigger(maxsize=2))
+    assert _fire(engine, task)
+    assert _fire(engine, task)
     engine.release(_at(0), MANY)
-    assert not _fire(engine, state)
+    assert not _fire(engine, task)
 
     _start(engine)
 
-    assert _fire(engine, state)
-    assert not _fire(engine, state)
+    assert _fire(engine, task)
+    assert not _fire(engine, task)
 
 
 def test_a_retry_gives_no_further_room() -> None:
     """Room is made by the first start of a run, not by its retries."""
     engine = _engine()
-    state = _add(engine, EventTrigger(maxsize=1))
-    _fire(engine, state)
+    task = _add(engine, EventTrigger(maxsize=1))
+    _fire(engine, task)
     _fail(engine, _released(engine), retry_after=0)
 
     _start(engine)
 
-    assert _fire(engine, state)
-    assert not _fire(engine, state)
+    assert _fire(engine, task)
+    assert not _fire(engine, task)
 
 
 def test_a_bell_that_rings_is_not_rung() -> None:
     """However often a channel is rung, it is looked at once."""
     engine = _engine()
-    state = _add(engine, EventTrigger())
+    task = _add(engine, EventTrigger())
 
     for _ in range(3):
-        engine.ring(state.arms[0])
+        engine.ring(task._arms[0])
 
-    assert list(engine.rung) == list(state.arms)
+    assert list(engine.rung) == list(task._arms)
 
 
 def test_coalesced_signals_share_a_run() -> None:
     """While one waits a further one takes its place: one run, with the later payload."""
     engine = _engine()
-    state = _add(engine, EventTrigger(coalesce=True))
-    _fire(engine, state, "first")
+    task = _add(engine, EventTrigger(coalesce=True))
+    _fire(engine, task, "first")
     assert engine.release(_at(0), MANY) == 1
-    _fire(engine, state, "second")
+    _fire(engine, task, "second")
     assert engine.release(_at(1), MANY) == 0
 
     execution = _start(engine).execution
@@ -1543,10 +1550,10 @@ def test_coalesced_signals_share_a_run() -> None:
 def test_coalescing_ends_with_the_start() -> None:
     """A signal fired while the run is running makes a run of its own."""
     engine = _engine()
-    state = _add(engine, EventTrigger(coalesce=True))
-    _fire(engine, state, "first")
+    task = _add(engine, EventTrigger(coalesce=True))
+    _fire(engine, task, "first")
     first = _released(engine)
-    _fire(engine, state, "second")
+    _fire(engine, task, "second")
 
     assert engine.release(_at(1), MANY) == 1
     _succeed(engine, first, now=1)
@@ -1556,9 +1563,9 @@ def test_coalescing_ends_with_the_start() -> None:
 def test_signals_come_in_batches() -> None:
     """A release takes so many signals, and the rest with the next."""
     engine = _engine()
-    state = _add(engine, EventTrigger())
+    task = _add(engine, EventTrigger())
     for number in range(5):
-        _fire(engine, state, number)
+        _fire(engine, task, number)
 
     assert [engine.release(_at(0), 2) for _ in range(4)] == [2, 2, 1, 0]
     assert engine.stats().pending == 5
@@ -1567,10 +1574,10 @@ def test_signals_come_in_batches() -> None:
 def test_a_batch_is_shared() -> None:
     """The bound of a batch holds for all triggers together."""
     engine = _engine()
-    states = [_add(engine, EventTrigger()) for _ in range(3)]
-    for state in states:
-        _fire(engine, state)
-        _fire(engine, state)
+    tasks = [_add(engine, EventTrigger()) for _ in range(3)]
+    for task in tasks:
+        _fire(engine, task)
+        _fire(engine, task)
 
     assert engine.release_signals(_at(0), 3) == 3
     assert engine.has_due(_at(0))
@@ -1581,8 +1588,8 @@ def test_a_batch_is_shared() -> None:
 def test_a_signal_missed_no_grace() -> None:
     """An event is never too late: the grace is for what has a due time."""
     engine = _engine()
-    state = _add(engine, EventTrigger(), misfire_grace=1)
-    _fire(engine, state, now=0)
+    task = _add(engine, EventTrigger(), misfire_grace=1)
+    _fire(engine, task, now=0)
 
     assert engine.release(_at(60), MANY) == 1
 
@@ -1614,12 +1621,12 @@ def test_never_more_slots_than_allowed() -> None:
 def test_a_busy_slot_is_no_free_one() -> None:
     """With one run in a slot and one ready a second slot is claimed."""
     engine = _engine(slots=2)
-    states = [_add(engine), _add(engine)]
-    engine.request(states[0], None, _at(0))
+    tasks = [_add(engine), _add(engine)]
+    engine.request(tasks[0], None, _at(0))
     assert engine.claim_slots() == 1
     _start(engine)
 
-    engine.request(states[1], None, _at(0))
+    engine.request(tasks[1], None, _at(0))
 
     assert engine.claim_slots() == 1
 
@@ -1675,12 +1682,12 @@ def test_a_retry_is_kept_while_paused() -> None:
 def test_inline_run_waits_for_nothing() -> None:
     """It runs although the task is disabled and busy and the engine paused."""
     engine = _engine(slots=1)
-    state = _add(engine)
-    _requested(engine, state)
-    engine.set_enabled(state, False, _at(0))
+    task = _add(engine)
+    _requested(engine, task)
+    engine.set_enabled(task, False, _at(0))
     engine.is_paused = True
 
-    run = engine.take_inline(state, "event", _at(1))
+    run = engine.take_inline(task, "event", _at(1))
 
     assert run.execution.status == Status.RUNNING
     assert (run.execution.event, run.execution.started_at) == ("event", _at(1))
@@ -1690,11 +1697,11 @@ def test_inline_run_waits_for_nothing() -> None:
 def test_inline_run_is_recorded() -> None:
     """It is in the history and the counters as any other."""
     engine = _engine()
-    state = _add(engine)
+    task = _add(engine)
 
-    _succeed(engine, engine.take_inline(state, None, _at(0)), now=1)
+    _succeed(engine, engine.take_inline(task, None, _at(0)), now=1)
 
-    assert _history(state) == [Status.SUCCESS]
+    assert _history(task) == [Status.SUCCESS]
     assert engine.stats().succeeded == 1
     assert engine.running == 0
 
@@ -1729,22 +1736,22 @@ def test_inline_retry_at_once_is_in_no_queue() -> None:
 def test_inline_retry_ends_with_its_task() -> None:
     """When the task was removed meanwhile the run is DROPPED and not started again."""
     engine = _engine()
-    state = _add(engine)
-    run = engine.take_inline(state, None, _at(0))
+    task = _add(engine)
+    run = engine.take_inline(task, None, _at(0))
     _fail(engine, run, retry_after=5)
 
     engine.remove(0, _at(1))
 
     assert not engine.retry_inline(run, _at(5))
-    assert _history(state) == [Status.DROPPED]
+    assert _history(task) == [Status.DROPPED]
 
 
 def test_queue_goes_on_after_an_inline_run() -> None:
     """What waited for a free instance meanwhile may start."""
     engine = _engine()
-    state = _add(engine)
-    inline = engine.take_inline(state, None, _at(0))
-    engine.request(state, None, _at(0))
+    task = _add(engine)
+    inline = engine.take_inline(task, None, _at(0))
+    engine.request(task, None, _at(0))
     assert engine.take(_at(0)) is None
 
     _succeed(engine, inline, now=1)
@@ -1817,9 +1824,9 @@ def test_clock_set_back_does_not_stall_a_deadline() -> None:
 def test_clock_set_back_spares_what_began_after_it() -> None:
     """A run that started after the clock was set back has its whole timeout."""
     engine = _engine()
-    state = _add(engine, timeout=60)
+    task = _add(engine, timeout=60)
     engine.release(_at(3600), MANY)
-    run = _requested(engine, state, now=0)
+    run = _requested(engine, task, now=0)
 
     engine.release(_at(1), MANY)
 
@@ -1830,9 +1837,9 @@ def test_clock_set_back_spares_what_began_after_it() -> None:
 def test_clock_set_back_spares_a_retry_planned_after_it() -> None:
     """A retry that was planned after the clock was set back waits for its whole delay."""
     engine = _engine()
-    state = _add(engine)
+    task = _add(engine)
     engine.release(_at(3600), MANY)
-    _fail(engine, _requested(engine, state, now=0), now=0, retry_after=60)
+    _fail(engine, _requested(engine, task, now=0), now=0, retry_after=60)
 
     engine.release(_at(1), MANY)
 
@@ -1843,10 +1850,10 @@ def test_clock_set_back_spares_a_retry_planned_after_it() -> None:
 def test_clock_set_back_leaves_a_retry_in_its_queue(waits: str) -> None:
     """A retry whose turn is to come stays where it is, and is run once."""
     engine = _engine()
-    state = _add(engine)
-    run = _requested(engine, state, now=0)
+    task = _add(engine)
+    run = _requested(engine, task, now=0)
     if waits == "pending":
-        engine.request(state, None, _at(0))
+        engine.request(task, None, _at(0))
     _fail(engine, run, retry_after=0)
     engine.release(_at(0), MANY)
 
@@ -1877,7 +1884,7 @@ def test_clock_set_back_moves_nobody_to_the_front() -> None:
     engine.request(first, None, _at(0))
     engine.request(second, None, _at(-3600))
 
-    assert _start(engine, now=-3600).state is first
+    assert _start(engine, now=-3600).task is first
 
 
 def test_clock_set_forward_makes_no_storm() -> None:
@@ -1948,9 +1955,9 @@ def test_paused_is_idle_when_nothing_runs() -> None:
     """What waits, and what is overdue, is not waited for after a stop."""
     engine = _engine()
     _add(engine, PeriodicTrigger(10))
-    state = _add(engine)
-    run = _requested(engine, state)
-    engine.request(state, None, _at(0))
+    task = _add(engine)
+    run = _requested(engine, task)
+    engine.request(task, None, _at(0))
     engine.is_paused = True
     assert not engine.is_idle(_at(60))
 
@@ -1984,13 +1991,13 @@ def test_counters_add_up() -> None:
     gone = _add(engine)
     engine.request(gone, None, _at(0))
     engine.remove(0, _at(0))
-    state = _add(engine, PeriodicTrigger(10), misfire_grace=1, max_instances=2)
+    task = _add(engine, PeriodicTrigger(10), misfire_grace=1, max_instances=2)
     engine.release(_at(15), MANY)
-    _succeed(engine, _requested(engine, state))
-    _fail(engine, _requested(engine, state))
-    _fail(engine, _requested(engine, state), retry_after=60)
-    _requested(engine, state)
-    engine.request(state, None, _at(15))
+    _succeed(engine, _requested(engine, task))
+    _fail(engine, _requested(engine, task))
+    _fail(engine, _requested(engine, task), retry_after=60)
+    _requested(engine, task)
+    engine.request(task, None, _at(15))
 
     stats = engine.stats()
 
@@ -2002,22 +2009,22 @@ def test_counters_add_up() -> None:
 def test_history_keeps_the_last() -> None:
     """Only the last *history* executions stay, oldest first."""
     engine = _engine()
-    state = _add(engine, history=2)
+    task = _add(engine, history=2)
 
     for event in "abc":
-        _succeed(engine, _requested(engine, state, event=event))
+        _succeed(engine, _requested(engine, task, event=event))
 
-    assert [execution.event for execution in state.task.execution_hist] == ["b", "c"]
+    assert [execution.event for execution in task.execution_hist] == ["b", "c"]
 
 
 def test_no_history_is_kept_when_none_is_wanted() -> None:
     """With history=0 runs are counted and noted, not kept."""
     engine = _engine()
-    state = _add(engine, history=0)
+    task = _add(engine, history=0)
 
-    _succeed(engine, _requested(engine, state))
+    _succeed(engine, _requested(engine, task))
 
-    assert state.task.execution_hist == []
+    assert task.execution_hist == []
     assert engine.stats().succeeded == 1
     assert engine.changes[-1].kind is ChangeKind.RUN_SUCCEEDED
 
@@ -2025,24 +2032,24 @@ def test_no_history_is_kept_when_none_is_wanted() -> None:
 def test_results_are_left_out_when_not_wanted() -> None:
     """With keep_results=False what the function returned is not kept."""
     engine = _engine()
-    state = _add(engine, keep_results=False)
+    task = _add(engine, keep_results=False)
 
-    _succeed(engine, _requested(engine, state), results="large")
+    _succeed(engine, _requested(engine, task), results="large")
 
-    assert state.task.execution_hist[0].results is None
+    assert task.execution_hist[0].results is None
 
 
 def test_first_due_names_timers_and_retries() -> None:
     """Soonest first, with the trigger, or None for a retry; deadlines are left out."""
     engine = _engine()
     timer = PeriodicTrigger(30)
-    state = _add(engine, timer)
+    task = _add(engine, timer)
     other = _add(engine, timeout=1, max_instances=2)
     _requested(engine, other)
     _fail(engine, _requested(engine, other), retry_after=20)
 
-    assert engine.first_due(5) == [(_at(20), other.task, None), (_at(30), state.task, timer)]
-    assert engine.first_due(1) == [(_at(20), other.task, None)]
+    assert engine.first_due(5) == [(_at(20), other, None), (_at(30), task, timer)]
+    assert engine.first_due(1) == [(_at(20), other, None)]
     assert engine.first_due(0) == []
 
 
@@ -2052,7 +2059,7 @@ def test_first_due_names_timers_and_retries() -> None:
 def test_life_of_a_run_is_told() -> None:
     """Each change of a task and its run is noted, in order."""
     engine = _engine()
-    state = _add(engine, OneTimeTrigger(1))
+    task = _add(engine, OneTimeTrigger(1))
     _fail(engine, _released(engine, now=1), now=2, retry_after=0.5)
     _succeed(engine, _released(engine, now=3), now=4)
 
@@ -2066,16 +2073,16 @@ def test_life_of_a_run_is_told() -> None:
         (ChangeKind.TASK_REMOVED, _at(4)),
     ]
     assert engine.changes[3].reason == "next attempt in 0.5 seconds"
-    assert state.task.id == 0
+    assert task.id == 0
 
 
 def test_ends_are_told() -> None:
     """FAILED, MISSED and DROPPED each have their change."""
     engine = _engine()
-    state = _add(engine, PeriodicTrigger(10), misfire_grace=1)
+    task = _add(engine, PeriodicTrigger(10), misfire_grace=1)
     engine.release(_at(15), MANY)
-    _fail(engine, _requested(engine, state))
-    engine.request(state, None, _at(15))
+    _fail(engine, _requested(engine, task))
+    engine.request(task, None, _at(15))
     engine.remove(0, _at(16))
 
     kinds = [change.kind for change in engine.changes if change.kind not in (RELEASED, STARTED)]
@@ -2130,12 +2137,12 @@ def test_change_of_the_scheduler_names_no_task() -> None:
 def test_what_interests_nobody_is_not_noted(level: int, expected: list[ChangeKind]) -> None:
     """Changes below the level are left out, those of inline runs and of tasks too."""
     engine = _engine()
-    state = _add(engine)
+    task = _add(engine)
     engine.changes.clear()
     engine.level = level
 
-    _succeed(engine, _requested(engine, state))
-    run = engine.take_inline(state, None, _at(0))
+    _succeed(engine, _requested(engine, task))
+    run = engine.take_inline(task, None, _at(0))
     engine.remove(0, _at(0))
     seen = [change.kind for change in engine.changes]
     _fail(engine, run)
@@ -2214,39 +2221,41 @@ def _engine(*, slots: int = 4, aging: float = 5.0) -> Engine:
 
 def _add(
     engine: Engine, *triggers: Trigger, now: float = 0, name: str = "task", **settings: Any
-) -> TaskState:
-    return engine.add(Task(name, int, triggers=triggers, **settings), _at(now))
+) -> Task:
+    task = Task(name, int, triggers=triggers, **settings)
+    engine.add(task, _at(now))
+    return task
 
 
-def _with_custom(due: float | None = None) -> tuple[Engine, TaskState, Arm]:
+def _with_custom(due: float | None = None) -> tuple[Engine, Task, Arm]:
     """Return an engine with a custom trigger that was reset and is not being asked."""
     engine = _engine()
-    state = _add(engine, _Custom())
-    (arm,) = engine.custom_arms([state])
+    task = _add(engine, _Custom())
+    (arm,) = engine.custom_arms([task])
     engine.rearmed(arm, None if due is None else _at(due), _at(0))
-    return engine, state, arm
+    return engine, task, arm
 
 
 def _with_custom_delay() -> tuple[Engine, Arm]:
     """Return an engine at 10 s with a custom delay of 10 s that was released and reset."""
     engine = _engine()
     with freeze_time(NOON) as frozen:
-        state = _add(engine, _CustomPeriodic(10, mode="delay"))
-        (arm,) = engine.custom_arms([state])
-        arm.trigger.reset()  # that of being armed
+        task = _add(engine, _CustomPeriodic(10, mode="delay"))
+        (arm,) = engine.custom_arms([task])
+        trigger_of(arm).reset()  # that of being armed
         frozen.move_to(_at(10))
         engine.answered(arm, _at(10))
-        arm.trigger.reset()
-    assert arm.trigger.next_fire_time() is None
+        trigger_of(arm).reset()
+    assert trigger_of(arm).next_fire_time() is None
     return engine, arm
 
 
-def _fire(engine: Engine, state: TaskState, event: object = True, now: float = 0) -> bool:
+def _fire(engine: Engine, task: Task, event: object = True, now: float = 0) -> bool:
     """Fire the task's only trigger as the scheduler would be told of it."""
-    trigger = state.task.triggers[0]
+    trigger = task.triggers[0]
     assert isinstance(trigger, EventTrigger)
-    if state.arms:
-        trigger.bind(_Bell(engine, state.arms[0], _at(now)))
+    if task._arms:
+        trigger.bind(_Bell(engine, task._arms[0], _at(now)))
     return trigger.fire(event)
 
 
@@ -2271,15 +2280,15 @@ def _released(engine: Engine, now: float | None = None) -> Run:
 
 
 def _requested(
-    engine: Engine, state: TaskState, now: float | None = None, *, event: object = None
+    engine: Engine, task: Task, now: float | None = None, *, event: object = None
 ) -> Run:
     """Ask for a run of the task and start the best ready run."""
-    engine.request(state, event, _when(engine, now))
+    engine.request(task, event, _when(engine, now))
     return _start(engine, now)
 
 
 def _succeed(engine: Engine, run: Run, now: float | None = None, *, results: object = None) -> None:
-    engine.finish(run, Outcome(_when(engine, now), Resources(), results))
+    engine.finish(run, Outcome(_when(engine, now), NO_COST, results))
 
 
 def _fail(
@@ -2289,7 +2298,7 @@ def _fail(
         run,
         Outcome(
             _when(engine, now),
-            Resources(),
+            NO_COST,
             error="ValueError: no",
             traceback="Traceback: no",
             retry_after=retry_after,
@@ -2297,5 +2306,5 @@ def _fail(
     )
 
 
-def _history(state: TaskState) -> list[Status]:
-    return [execution.status for execution in state.task.execution_hist]
+def _history(task: Task) -> list[Status]:
+    return [execution.status for execution in task.execution_hist]

@@ -34,15 +34,16 @@ from hypothesis.stateful import (
 
 from background_tasks import engine as engine_module
 from background_tasks.changes import Change, ChangeKind
-from background_tasks.engine import Arm, Engine, Outcome, Run, TaskState, _Deadline
-from background_tasks.resources import Resources
+from background_tasks.engine import Engine, Outcome, Run, _Deadline, _may_run
 from background_tasks.task import Execution, Status, Task
 from background_tasks.trigger import (
+    Arm,
     EventTrigger,
     OneTimeTrigger,
     PeriodicTrigger,
     TimedTrigger,
     Trigger,
+    trigger_of,
 )
 
 _EXAMPLES = os.environ.get("MODEL_EXAMPLES")
@@ -302,7 +303,7 @@ class EngineModel(RuleBasedStateMachine):
         self.was_set_back = False  # since the last tick
         self.noticed = timedelta(0)  # when a tick last saw that it was
         self.was_started = False
-        self.states: list[TaskState] = []  # all that were ever added
+        self.tasks: list[Task] = []  # all that were ever added
         self.idle_slots = 0
         self.in_slots: list[Run] = []
         self.inline: list[Run] = []
@@ -334,7 +335,7 @@ class EngineModel(RuleBasedStateMachine):
 
     # The registry
 
-    @precondition(lambda self: len(self.engine.states) < _MOST_TASKS)
+    @precondition(lambda self: len(self.engine.tasks) < _MOST_TASKS)
     @rule(plan=_plans)
     def add(self, plan: _Plan) -> None:
         """Make a task and add it, as add_task does."""
@@ -342,7 +343,7 @@ class EngineModel(RuleBasedStateMachine):
         for trigger in triggers * plan.early:
             self._signal(trigger)
         task = Task(
-            f"task {len(self.states)}",
+            f"task {len(self.tasks)}",
             int,
             triggers=triggers,
             missed=plan.missed,
@@ -353,13 +354,13 @@ class EngineModel(RuleBasedStateMachine):
             enabled=plan.enabled,
             history=_EVERYTHING,
         )
-        state = self.engine.add(task, self.now)
-        self.states.append(state)
-        for arm in state.arms:
-            if isinstance(arm.trigger, EventTrigger):
-                arm.trigger.bind(_Bell(self, arm))
-        self._claim_to_reset(self.engine.custom_arms([state]))
-        assert task.id == len(self.states) - 1
+        self.engine.add(task, self.now)
+        self.tasks.append(task)
+        for arm in task._arms:
+            if arm._arm_signals is not None:
+                arm._arm_signals.bind(_Bell(self, arm))
+        self._claim_to_reset(self.engine.custom_arms([task]))
+        assert task.id == len(self.tasks) - 1
         self._hear()
 
     def _trigger(self, kind: str, number: int) -> Trigger:
@@ -382,24 +383,24 @@ class EngineModel(RuleBasedStateMachine):
     def change(self, changes: list[tuple[int, str | int]]) -> None:
         """Change tasks, maybe some that are gone."""
         for which, what in changes:
-            self._change(_pick(self.states[-_MOST_TASKS:], which), what)
+            self._change(_pick(self.tasks[-_MOST_TASKS:], which), what)
             self._claim_slots()
             self._hear(may_remove=what == "remove")
 
-    def _change(self, state: TaskState, what: str | int) -> None:
-        task, before = state.task, state.task.quarantine
+    def _change(self, task: Task, what: str | int) -> None:
+        before = task.quarantine
         if what == "quarantine":
-            self.engine.quarantine(state, "a trigger raised", self.now)
-            assert task.quarantine == (before if state.is_removed else "a trigger raised")
-        elif state.is_removed:
+            self.engine.quarantine(task, "a trigger raised", self.now)
+            assert task.quarantine == (before if task._is_removed else "a trigger raised")
+        elif task._is_removed:
             return
         elif isinstance(what, int):
-            self.engine.set_priority(state, what)
+            self.engine.set_priority(task, what)
             assert task.priority == what
         elif what == "remove":
             self.engine.remove(task.id, self.now)
         else:
-            self.engine.set_enabled(state, what == "enable", self.now)
+            self.engine.set_enabled(task, what == "enable", self.now)
             assert task.quarantine == (None if task.enabled else before)
 
     @precondition(lambda self: self.engine.is_paused or not self.was_started)
@@ -410,7 +411,7 @@ class EngineModel(RuleBasedStateMachine):
         self.engine.is_paused = False
         if is_start:
             self.engine.arm_all(self.now)
-            self._claim_to_reset(self.engine.custom_arms(self.engine.states.values()))
+            self._claim_to_reset(self.engine.custom_arms(self.engine.tasks.values()))
         self._claim_slots()
         self._hear()
 
@@ -431,7 +432,7 @@ class EngineModel(RuleBasedStateMachine):
     def ask_for_runs(self, which: int, times: int, is_request: bool, is_attended: bool) -> None:
         """Request runs; or fire, put into the user's queue, make a trigger of the user's ready."""
         for _ in range(times):
-            if is_request and self.engine.states:
+            if is_request and self.engine.tasks:
                 self._request(self._registered(which))
             elif self._signallers():
                 self._signal(_pick(self._signallers(), which))
@@ -440,10 +441,10 @@ class EngineModel(RuleBasedStateMachine):
             self._hear(releases=True)
         self._claim_slots()
 
-    def _request(self, state: TaskState) -> None:
+    def _request(self, task: Task) -> None:
         payload = next(self.payloads)
         self.asked_for.add(payload)
-        self.engine.request(state, payload, self.now)
+        self.engine.request(task, payload, self.now)
         self._hear()
 
     def _signal(self, trigger: Trigger) -> None:
@@ -516,7 +517,7 @@ class EngineModel(RuleBasedStateMachine):
     def _nothing_is_left_undone(self) -> None:
         """Check that all that was due is done, and that nothing waits for longer than it may."""
         for run in self.in_slots + self.inline:
-            timeout = run.state.task.timeout
+            timeout = run.task.timeout
             lasts = self.elapsed - max(self._attempt(run).began, self.noticed)
             assert run.execution.cancelled or timeout is None or lasts < timeout
         for run in self._delayed():
@@ -525,11 +526,11 @@ class EngineModel(RuleBasedStateMachine):
             assert attempt.retry_after is not None
             assert self.elapsed - max(attempt.ended, self.noticed) < attempt.retry_after
         for arm in self._arms():
-            trigger = arm.trigger
+            trigger = trigger_of(arm)
             if isinstance(trigger, _Interval) and trigger.due is not None:
                 assert trigger.interval is not None
                 assert self.now < trigger.due <= self.now + trigger.interval
-            if isinstance(trigger, EventTrigger) and arm.state.task.enabled:
+            if isinstance(trigger, EventTrigger) and arm._arm_task.enabled:
                 assert not trigger.waiting
 
     # Triggers of the user's, asked with no lock held
@@ -552,14 +553,14 @@ class EngineModel(RuleBasedStateMachine):
             self._rearm(*self.to_rearm.pop())
 
     def _ask(self, arm: Arm) -> None:
-        trigger = arm.trigger
+        trigger = trigger_of(arm)
         if isinstance(trigger, _Event):
             ready = self._collect(trigger)
         else:
             ready = trigger.is_ready()
         if ready:
             self.engine.answered(arm, self.now)
-        self._hear(answers=arm.is_custom)
+        self._hear(answers=arm._arm_is_custom)
         self._claim_slots()
         self.to_rearm.append((arm, ready))
 
@@ -572,21 +573,20 @@ class EngineModel(RuleBasedStateMachine):
         return found
 
     def _rearm(self, arm: Arm, reset: bool) -> None:
-        state, due = arm.state, None
-        if arm.is_custom:
+        task, due = arm._arm_task, None
+        if arm._arm_is_custom:
             if reset:
-                arm.trigger.reset()
-            due = arm.trigger.next_fire_time()
-        is_done = not (state.running or state.waiting) and _is_one_time(state.task)
-        was_removed = state.is_removed
+                trigger_of(arm).reset()
+            due = trigger_of(arm).next_fire_time()
+        is_done = task is not None and not (task._running or task._waiting) and _is_one_time(task)
         self.engine.rearmed(arm, None if due is None or due <= self.now else due, self.now)
-        assert state.is_removed == (was_removed or is_done)
-        assert arm.entry is None or arm.entry[0] > self.now
+        assert task is None or task._is_removed == is_done
+        assert arm._arm_entry is None or arm._arm_entry[0] > self.now
         self._hear(may_remove=is_done)
 
     def _claim_to_ask(self, arms: list[Arm]) -> None:
         self._check_claim(arms)
-        assert all(arm.state.task.enabled for arm in arms)
+        assert all(arm._arm_task.enabled for arm in arms)
         self.claimed += arms
 
     def _claim_to_reset(self, arms: list[Arm]) -> None:
@@ -614,7 +614,7 @@ class EngineModel(RuleBasedStateMachine):
                 self._claim_slots()
 
     def _take(self) -> None:
-        ready = {state.head: self._key(state.head) for state in self.states if state.head}
+        ready = {task._head: self._key(task._head) for task in self.tasks if task._head}
         run = self.engine.take(self.now)
         self.idle_slots -= 1
         if run is None:
@@ -622,8 +622,8 @@ class EngineModel(RuleBasedStateMachine):
             self.engine.give_back_slot()
         else:
             assert not self.engine.is_paused
-            assert not run.state.is_removed
-            assert run.state.task.enabled
+            assert not run.task._is_removed
+            assert run.task.enabled
             assert ready[run] == min(ready.values())
             self.in_slots.append(run)
             self._begun(run)
@@ -631,13 +631,13 @@ class EngineModel(RuleBasedStateMachine):
 
     def _key(self, run: Run) -> Any:
         """Return what a run that is ready is ordered by."""
-        priority = run.state.task.priority
+        priority = run.task.priority
         if self.aging == math.inf:
             return -priority, run.stamp
         return run.stamp - self.aging * priority
 
     def _claim_slots(self) -> None:
-        ready = sum(state.head is not None for state in self.states)
+        ready = sum(task._head is not None for task in self.tasks)
         before = self.engine.slots
         claimed = self.engine.claim_slots()
         wanted = 0 if self.engine.is_paused else min(self.slots, len(self.in_slots) + ready)
@@ -652,8 +652,8 @@ class EngineModel(RuleBasedStateMachine):
             assert attempts[-1].retry_after is not None
             assert self.elapsed - attempts[-1].ended >= attempts[-1].retry_after
             self.retries += 1
-        elif run.arm is not None and isinstance(run.arm.trigger, _Event):
-            run.arm.trigger.started.append(run.execution.event)
+        elif run.arm is not None and isinstance(trigger := trigger_of(run.arm), _Event):
+            trigger.started.append(run.execution.event)
         attempts.append(_Attempt(self.elapsed))
         assert run.execution.attempts == len(attempts)
         assert run.execution.status == Status.RUNNING
@@ -661,33 +661,33 @@ class EngineModel(RuleBasedStateMachine):
 
     def _finish(self, run: Run, how: str | float) -> None:
         """End an attempt, and check what becomes of the run and of its task."""
-        state, attempt = run.state, self._attempt(run)
+        task, attempt = run.task, self._attempt(run)
         expected = {"succeeds": Status.SUCCESS, "fails": Status.FAILED}.get(str(how))
-        if expected is None and state.is_removed:
+        if expected is None and task._is_removed:
             expected = Status.FAILED
         if expected is None:
             expected = Status.RETRYING
             attempt.retry_after = timedelta(seconds=float(how))
         attempt.ended = self.elapsed
         goes = (
-            not state.is_removed
+            not task._is_removed
             and expected != Status.RETRYING
-            and state.running + state.waiting == 1
-            and _is_one_time(state.task)
+            and task._running + task._waiting == 1
+            and _is_one_time(task)
         )
-        was_removed = state.is_removed
+        was_removed = task._is_removed
         self.engine.finish(
             run,
             Outcome(
                 self.now,
-                Resources(1.0),
+                (1.0, 0.0, 0.0),
                 error="" if how == "succeeds" else "no",
                 retry_after=None if isinstance(how, str) else how,
             ),
         )
         assert run.execution.status == expected
         assert run.execution.resources.wall == run.execution.attempts
-        assert state.is_removed == (was_removed or goes)
+        assert task._is_removed == (was_removed or goes)
         self._hear(may_remove=goes)
 
     # Inline runs
@@ -700,13 +700,13 @@ class EngineModel(RuleBasedStateMachine):
                 self._finish_inline(self.inline.pop(move[0]), move[1])
             elif self.inline_waiting:
                 self._retry_inline(self.inline_waiting.pop(0 if move is None else move[0]))
-            elif self.engine.states and len(self.inline) < 2:
+            elif self.engine.tasks and len(self.inline) < 2:
                 self._run_inline(self._registered(which))
 
-    def _run_inline(self, state: TaskState) -> None:
+    def _run_inline(self, task: Task) -> None:
         payload = next(self.payloads)
         self.asked_for.add(payload)
-        run = self.engine.take_inline(state, payload, self.now)
+        run = self.engine.take_inline(task, payload, self.now)
         self._hear()
         self._begun(run)
         self.inline.append(run)
@@ -719,13 +719,13 @@ class EngineModel(RuleBasedStateMachine):
 
     def _retry_inline(self, run: Run) -> None:
         attempt = self._attempt(run)
-        if not run.state.is_removed:  # the caller waits for its delay
+        if not run.task._is_removed:  # the caller waits for its delay
             assert attempt.ended is not None
             assert attempt.retry_after is not None
             left = attempt.ended + attempt.retry_after - self.elapsed
             self._pass_time(max(0.0, left.total_seconds()))
-        assert self.engine.retry_inline(run, self.now) == (not run.state.is_removed)
-        if not run.state.is_removed:
+        assert self.engine.retry_inline(run, self.now) == (not run.task._is_removed)
+        if not run.task._is_removed:
             self.inline.append(run)
             self._begun(run)
         self._hear()
@@ -748,15 +748,15 @@ class EngineModel(RuleBasedStateMachine):
                 self._hear_of_run(change, change.execution, releases=releases, answers=answers)
             elif change.kind is ChangeKind.TASK_REMOVED:
                 assert change.task_id is not None
-                state = self.states[change.task_id]
+                task = self.tasks[change.task_id]
                 # A one-time task goes with its last run, which may be one that was missed.
-                assert may_remove or (releases and _is_one_time(state.task))
+                assert may_remove or (releases and _is_one_time(task))
 
     def _hear_of_run(
         self, change: Change, execution: Execution, *, releases: bool, answers: bool
     ) -> None:
         assert change.task_id is not None
-        state = self.states[change.task_id]
+        task = self.tasks[change.task_id]
         life = self.lives.get(execution.id)
         if life is None:
             assert execution.id == len(self.lives)
@@ -765,13 +765,13 @@ class EngineModel(RuleBasedStateMachine):
         assert life.task_id == change.task_id
         assert life.end is None
         if change.kind is ChangeKind.RUN_OVERDUE:
-            timeout = state.task.timeout
+            timeout = task.timeout
             assert timeout is not None
             assert self.elapsed - life.attempts[-1].began >= timeout
         life.end = _ENDS.get(change.kind)
         if life.end is not None:
-            assert state.task._history is not None
-            kept = next(e for e in reversed(state.task._history) if e.id == execution.id)
+            assert task._history is not None
+            kept = next(e for e in reversed(task._history) if e.id == execution.id)
             assert kept.status == life.end
             assert kept.ended_at == self.now
             self.ended.append((kept, _values(kept)))
@@ -781,10 +781,10 @@ class EngineModel(RuleBasedStateMachine):
     ) -> None:
         """Check the first that is heard of a run: that it was released, or missed."""
         assert change.task_id is not None
-        state = self.states[change.task_id]
+        task = self.tasks[change.task_id]
         if execution.event in self.asked_for:
             return
-        assert not state.is_removed or change.kind is ChangeKind.RUN_MISSED
+        assert not task._is_removed or change.kind is ChangeKind.RUN_MISSED
         if execution.event is not None:
             self.signals[execution.event].released.append(execution.event)
             assert change.kind is ChangeKind.RUN_RELEASED
@@ -792,10 +792,10 @@ class EngineModel(RuleBasedStateMachine):
             self.answers += 1
             return
         assert releases
-        assert state.task.enabled
+        assert task.enabled
         assert not self.engine.is_paused
         if execution.event is None:
-            self._check_lateness(state.task, change, execution)
+            self._check_lateness(task, change, execution)
 
     def _check_lateness(self, task: Task, change: Change, execution: Execution) -> None:
         assert execution.scheduled_at is not None
@@ -827,13 +827,13 @@ class EngineModel(RuleBasedStateMachine):
     def _bounds_are_kept(self) -> None:
         """No more slots than allowed, no task more often at once than allowed."""
         assert self.engine.slots == self.idle_slots + len(self.in_slots) <= self.slots
-        running = Counter(run.state for run in self.in_slots)
-        assert all(n <= state.task.max_instances for state, n in running.items())
+        running = Counter(run.task for run in self.in_slots)
+        assert all(n <= task.max_instances for task, n in running.items())
         assert len(set(self.in_slots + self.inline)) == len(self.in_slots + self.inline)
 
     def _stamps_never_fall(self) -> None:
         """Who may start later has no earlier stamp, and keeps it while it waits."""
-        heads = {state.head: state.head.stamp for state in self.states if state.head}
+        heads = {task._head: task._head.stamp for task in self.tasks if task._head}
         for run, stamp in heads.items():
             assert stamp >= self.stamps.get(run, self.latest_stamp)
         self.stamps, self.latest_stamp = heads, max([self.latest_stamp, *heads.values()])
@@ -842,7 +842,7 @@ class EngineModel(RuleBasedStateMachine):
         """What has ended is in the history once, as it was at its end."""
         for execution, values in self.ended:
             assert _values(execution) == values
-        history = [e.id for state in self.states for e in state.task.execution_hist]
+        history = [e.id for task in self.tasks for e in task.execution_hist]
         assert sorted(history) == sorted(execution.id for execution, _ in self.ended)
 
     def _counters_add_up(self) -> None:
@@ -857,31 +857,31 @@ class EngineModel(RuleBasedStateMachine):
         assert stats.running == self.engine.running == running
         assert stats.pending == len(self._unended()) - running
         assert stats.retries == self.retries
-        assert stats.tasks == len(self.engine.states)
+        assert stats.tasks == len(self.engine.tasks)
         ended = stats.succeeded + stats.failed + stats.missed + stats.cancelled + stats.dropped
         assert stats.released == ended + stats.pending + stats.running
 
     def _each_occurrence_is_run_or_counted(self) -> None:
         """What timers and channels gave is in a run of its own or in ``skipped``, never both."""
-        triggers = (trigger for state in self.states for trigger in state.task.triggers)
+        triggers = (trigger for task in self.tasks for trigger in task.triggers)
         taken = sum(t.taken for t in triggers if isinstance(t, (_Interval, _Once, _Event)))
         runs = len(self.lives) - self.answers - len(self.asked_for)
         assert self.engine.stats().skipped == taken - runs
 
     def _no_signal_is_lost_or_doubled(self) -> None:
         """Each signal makes one run, in order; a removed task's signals go with it."""
-        for state in self.states:
-            for trigger in state.task.triggers:
+        for task in self.tasks:
+            for trigger in task.triggers:
                 if not isinstance(trigger, _Event):
                     continue
-                assert trigger._closed == state.is_removed
+                assert trigger._closed == task._is_removed
                 if trigger.coalesce:
-                    self._check_latest_signal(state, trigger)
+                    self._check_latest_signal(task, trigger)
                 else:
                     assert trigger.started == trigger.accepted[: len(trigger.started)]
                     seen = trigger.released + trigger.in_channel
                     assert seen == trigger.accepted[: len(seen)]
-                    assert state.is_removed or len(seen) == len(trigger.accepted)
+                    assert task._is_removed or len(seen) == len(trigger.accepted)
                     self._check_room(trigger)
 
     def _check_room(self, trigger: _Event) -> None:
@@ -890,12 +890,12 @@ class EngineModel(RuleBasedStateMachine):
         if trigger._permits is not None and not trigger._closed:
             assert len(trigger._permits) == trigger.maxsize - waiting
 
-    def _check_latest_signal(self, state: TaskState, trigger: _Event) -> None:
+    def _check_latest_signal(self, task: Task, trigger: _Event) -> None:
         """Check that the last signal, of those that may stand for others, is not lost."""
-        if state.is_removed or not trigger.accepted:
+        if task._is_removed or not trigger.accepted:
             return
-        arm = next(arm for arm in state.arms if arm.trigger is trigger)
-        last = [*trigger.started, *([arm.waiting.execution.event] if arm.waiting else [])]
+        arm = next(arm for arm in task._arms if trigger_of(arm) is trigger)
+        last = [*trigger.started, *([arm._arm_run.execution.event] if arm._arm_run else [])]
         assert (last + trigger.in_channel)[-1] == trigger.accepted[-1]
         assert len(set(trigger.started)) == len(trigger.started)
 
@@ -905,34 +905,34 @@ class EngineModel(RuleBasedStateMachine):
         entries = self.engine._ready.first(_EVERYTHING)
         ready = [entry[-1] for entry in entries]
         assert all(entry[0] == self._key(entry[-1]) for entry in entries)
-        assert sorted(map(id, ready)) == sorted(id(s.head) for s in self.states if s.head)
-        for state in self.states:
-            pending = list(state.pending or ())
-            waiting = [*([state.head] if state.head else []), *pending]
+        assert sorted(map(id, ready)) == sorted(id(task._head) for task in self.tasks if task._head)
+        for task in self.tasks:
+            pending = list(task._pending or ())
+            waiting = [*([task._head] if task._head else []), *pending]
             firsts = [run.execution.id for run in waiting if not run.execution.attempts]
             assert firsts == sorted(firsts)
-            waiting += [run for run in delayed if run.state is state]
-            if not state.is_removed:
-                waiting += [run for run in self.inline_waiting if run.state is state]
-            assert len(set(waiting)) == len(waiting) == state.waiting
-            assert state.pending is None or state.pending
-            assert state.running == self._running_of(state)
-            assert state.head is None or (state.task.enabled and not state.is_removed)
-            assert not (pending and state.may_run and state.head is None)
-            assert state.is_removed == (state.task.id not in self.engine.states)
-            self._check_stand_ins(state, waiting)
-        waiting_now = sum(state.waiting for state in self.states)
-        held = sum(state.waiting for state in self.states if not state.task.enabled)
+            waiting += [run for run in delayed if run.task is task]
+            if not task._is_removed:
+                waiting += [run for run in self.inline_waiting if run.task is task]
+            assert len(set(waiting)) == len(waiting) == task._waiting
+            assert task._pending is None or task._pending
+            assert task._running == self._running_of(task)
+            assert task._head is None or (task.enabled and not task._is_removed)
+            assert not (pending and _may_run(task) and task._head is None)
+            assert task._is_removed == (task.id not in self.engine.tasks)
+            self._check_stand_ins(task, waiting)
+        waiting_now = sum(task._waiting for task in self.tasks)
+        held = sum(task._waiting for task in self.tasks if not task.enabled)
         assert (self.engine._waiting, self.engine._held) == (waiting_now, held)
         assert self.engine._inline == len(self.inline)
 
-    def _check_stand_ins(self, state: TaskState, waiting: list[Run]) -> None:
+    def _check_stand_ins(self, task: Task, waiting: list[Run]) -> None:
         """Check that where one run stands for all, one run waits, and its arm knows it."""
-        for arm in state.arms:
+        for arm in task._arms:
             mine = [run for run in waiting if run.arm is arm and not run.execution.attempts]
-            assert (arm.waiting in mine) if mine else (arm.waiting is None)
-            is_timed = isinstance(arm.trigger, TimedTrigger) and state.task.missed != "all"
-            if is_timed or (isinstance(arm.trigger, _Event) and arm.trigger.coalesce):
+            assert (arm._arm_run in mine) if mine else (arm._arm_run is None)
+            is_timed = arm._arm_timed is not None and task.missed != "all"
+            if is_timed or (arm._arm_signals is not None and arm._arm_signals.coalesce):
                 assert len(mine) <= 1
 
     def _live_runs_are_those_that_began(self) -> None:
@@ -948,46 +948,45 @@ class EngineModel(RuleBasedStateMachine):
         assert set(in_agenda) <= set(self._arms())
         assert len(set(in_agenda)) == len(in_agenda)
         for arm in self._arms():
-            if isinstance(arm.trigger, EventTrigger):
-                self._check_bell(arm)
-            if arm.is_custom or (isinstance(arm.trigger, _Event) and arm.trigger.trigger):
+            if arm._arm_signals is not None:
+                self._check_bell(arm, arm._arm_signals)
+            if arm._arm_is_custom or (arm._arm_signals is not None and arm._arm_signals.trigger):
                 self._check_asked(arm, arm in in_agenda)
-            elif isinstance(arm.trigger, TimedTrigger):
+            elif arm._arm_timed is not None:
                 self._check_timer(arm, arm in in_agenda)
         overdue = {item.run for _, item in due if isinstance(item, _Deadline)}
         assert overdue == {
             run
             for run in self.in_slots + self.inline
-            if run.state.task.timeout is not None and not run.execution.cancelled
+            if run.task.timeout is not None and not run.execution.cancelled
         }
 
-    def _check_bell(self, arm: Arm) -> None:
-        assert isinstance(arm.trigger, EventTrigger)
-        assert self.engine.rung.count(arm) == arm.is_rung
-        if arm.trigger.waiting and arm.state.task.enabled:
-            assert arm.is_rung
+    def _check_bell(self, arm: Arm, trigger: EventTrigger) -> None:
+        assert self.engine.rung.count(arm) == arm._arm_is_rung
+        if trigger.waiting and arm._arm_task.enabled:
+            assert arm._arm_is_rung
 
     def _check_asked(self, arm: Arm, is_planned: bool) -> None:
-        places = [arm in self._in_hand(), arm in self.engine._polled, is_planned]
+        places = [arm in self._in_hand(), id(arm) in self.engine._polled, is_planned]
         assert places.count(True) == 1
-        assert arm.is_asked == (arm in self._in_hand())
+        assert arm._arm_is_asked == (arm in self._in_hand())
 
     def _check_timer(self, arm: Arm, is_planned: bool) -> None:
-        trigger = arm.trigger
+        trigger = trigger_of(arm)
         assert isinstance(trigger, TimedTrigger)
         assert is_planned == (trigger.due is not None)
-        if arm.entry is not None:
-            assert arm.entry[:2] == [trigger.due, -arm.state.task.priority]
+        if arm._arm_entry is not None:
+            assert arm._arm_entry[:2] == [trigger.due, -arm._arm_task.priority]
         elif isinstance(trigger, PeriodicTrigger):
             assert trigger.mode == "delay"
-            assert self._unended_of(arm.state)
+            assert self._unended_of(arm._arm_task)
         else:
             assert isinstance(trigger, OneTimeTrigger)
             assert trigger.is_spent
 
     def _what_comes_next_is_told(self) -> None:
         """first_due names timers and retries, soonest first."""
-        dues = [arm.entry[0] for arm in self._arms() if arm.entry is not None]
+        dues = [arm._arm_entry[0] for arm in self._arms() if arm._arm_entry is not None]
         dues += [run.entry[0] for run in self._delayed() if run.entry is not None]
         first = self.engine.first_due(3)
         assert [due for due, _, _ in first] == sorted(dues)[:3]
@@ -996,7 +995,7 @@ class EngineModel(RuleBasedStateMachine):
     def _idle_is_idle(self) -> None:
         """It is idle exactly when nothing runs, waits to be run, is asked or is overdue."""
         running = bool(self.in_slots or self.inline)
-        waits = any(state.waiting for state in self.states if state.task.enabled)
+        waits = any(task._waiting for task in self.tasks if task.enabled)
         quiet = self.engine.is_paused or not (waits or self._in_hand())
         if self.engine.is_idle(self.now):
             assert not running
@@ -1011,8 +1010,8 @@ class EngineModel(RuleBasedStateMachine):
         if sys.exc_info()[0] is not None:
             return  # a step has failed: say that, not what follows from it
         self.engine.is_paused = False
-        for state in list(self.engine.states.values()):
-            self.engine.set_enabled(state, True, self.now)
+        for task in list(self.engine.tasks.values()):
+            self.engine.set_enabled(task, True, self.now)
         for _ in range(2):  # retries planned at first come due in the second round
             self._drain()
             self._pass_time(5000)
@@ -1049,19 +1048,19 @@ class EngineModel(RuleBasedStateMachine):
 
     # Looking
 
-    def _registered(self, which: int) -> TaskState:
-        return _pick(list(self.engine.states.values()), which)
+    def _registered(self, which: int) -> Task:
+        return _pick(list(self.engine.tasks.values()), which)
 
     def _arms(self) -> list[Arm]:
-        return [arm for state in self.engine.states.values() for arm in state.arms]
+        return [arm for task in self.engine.tasks.values() for arm in task._arms]
 
     def _events(self) -> list[_Event]:
         """Return the event triggers of all tasks, removed ones too."""
-        triggers = (trigger for state in self.states for trigger in state.task.triggers)
+        triggers = (trigger for task in self.tasks for trigger in task.triggers)
         return [trigger for trigger in triggers if isinstance(trigger, _Event)]
 
     def _signallers(self) -> list[_Event | _Polled]:
-        polled = (arm.trigger for arm in self._arms())
+        polled = (trigger_of(arm) for arm in self._arms())
         return [*self._events(), *(each for each in polled if isinstance(each, _Polled))]
 
     def _in_hand(self) -> set[Arm]:
@@ -1079,11 +1078,11 @@ class EngineModel(RuleBasedStateMachine):
     def _unended(self) -> list[int]:
         return [number for number, life in self.lives.items() if life.end is None]
 
-    def _unended_of(self, state: TaskState) -> list[int]:
-        return [n for n in self._unended() if self.lives[n].task_id == state.task.id]
+    def _unended_of(self, task: Task) -> list[int]:
+        return [n for n in self._unended() if self.lives[n].task_id == task.id]
 
-    def _running_of(self, state: TaskState) -> int:
-        return sum(run.state is state for run in self.in_slots + self.inline)
+    def _running_of(self, task: Task) -> int:
+        return sum(run.task is task for run in self.in_slots + self.inline)
 
 
 def _pick(choices: Sequence[_T], which: int) -> _T:

@@ -369,7 +369,7 @@ def test_a_slot_releases_what_is_due() -> None:
     scheduler._unlock()
 
     assert run is not None
-    assert run.state.task is task
+    assert run.task is task
     assert not scheduler.stop(timeout=0)
 
 
@@ -379,7 +379,7 @@ def test_stopped_between_the_claim_of_a_slot_and_its_start() -> None:
     scheduler.start()
     task = scheduler.add_task(Task("t", int))
     scheduler._acquire()
-    scheduler._engine.request(scheduler._engine.states[task.id], None, utc_now())
+    scheduler._engine.request(scheduler._engine.tasks[task.id], None, utc_now())
     claimed = scheduler._claim()
     scheduler._unlock()
     assert claimed == 1
