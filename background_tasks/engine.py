@@ -30,7 +30,7 @@ from background_tasks.heap import Entry
 from background_tasks.ready import Ready
 from background_tasks.resources import Cost, added
 from background_tasks.task import Execution, Status, Task
-from background_tasks.trigger import Arm, TimedTrigger, Trigger, arm_of, trigger_of
+from background_tasks.trigger import Arm, TimedTrigger, Trigger, arms_of, trigger_of
 
 __all__ = ["MAX_CATCH_UP", "Engine", "Outcome", "Run", "Stats"]
 
@@ -201,7 +201,7 @@ class Engine:
         """
         self.last_task_id += 1
         task._id = self.last_task_id
-        task._arms = tuple([arm_of(trigger, task) for trigger in task._triggers])
+        task._arms = arms_of(task._triggers, task)
         self.tasks[task._id] = task
         self.note(ChangeKind.TASK_ADDED, now, task)
         for arm in task._arms:
@@ -458,7 +458,7 @@ class Engine:
             released = self._catch_up(trigger, now)
         else:
             released = self._stand_for_all(trigger, now)
-        if trigger.due is not None:
+        if trigger._due is not None:
             self._enter(trigger)
         elif not released and task._enabled:
             self._clear_away(task, now)  # a one-shot that was skipped
@@ -685,9 +685,7 @@ class Engine:
         task, execution = run.task, run.execution
         task._running += 1
         self.running += 1
-        self._inline += run.is_inline
         execution.status = _RUNNING
-        execution.cancelled = False
         execution.attempts += 1
         if execution.attempts == 1:
             execution.started_at = now
@@ -695,7 +693,10 @@ class Engine:
             if run.arm is not None:
                 self._stop_waiting(run, run.arm)
         else:
+            execution.cancelled = False
             self._retries += 1
+        if run.is_inline:
+            self._inline += 1
         if task.timeout is not None:
             run.deadline = self._agenda.push(now + task.timeout, 0, _Deadline(run))
         if self.level <= _QUIET_LEVEL:
@@ -715,7 +716,8 @@ class Engine:
         task, execution, now = run.task, run.execution, outcome.ended_at
         task._running -= 1
         self.running -= 1
-        self._inline -= run.is_inline
+        if run.is_inline:
+            self._inline -= 1
         if run.deadline is not None:
             self._agenda.cancel(run.deadline)
             run.deadline = None

@@ -46,13 +46,12 @@ class Ready(Heap):
 
     def push(self, stamp: float, priority: int, run: object) -> Entry:
         """Put *run* in; return its entry, for `cancel`."""
+        key: object = stamp  # the same object for all of a burst: heapq sees that at once
+        if self._aging == math.inf:  # inf * 0 is NaN
+            key = -priority, stamp
+        elif priority:
+            key = stamp - self._aging * priority
         self._sequence += 1
-        entry = [self._key(stamp, priority), self._sequence, run]
+        entry = [key, self._sequence, run]
         heapq.heappush(self._heap, entry)
         return entry
-
-    def _key(self, stamp: float, priority: int) -> object:
-        if self._aging == math.inf:  # inf * 0 is NaN
-            return -priority, stamp
-        # The same object for all of a burst: heapq sees that at once and compares the sequence.
-        return stamp - self._aging * priority if priority else stamp

@@ -35,7 +35,7 @@ __all__ = [
     "SignalOwner",
     "TimedTrigger",
     "Trigger",
-    "arm_of",
+    "arms_of",
     "trigger_of",
 ]
 
@@ -735,11 +735,14 @@ Attributes:
 """
 
 
-def arm_of(trigger: Trigger, task: object) -> Arm:
-    """Return *trigger* as an arm of *task*."""
-    arm: Any = Asked(trigger) if _is_custom(type(trigger)) else trigger
-    arm._attach(task)
-    return cast(Arm, arm)
+def arms_of(triggers: tuple[Trigger, ...], task: object) -> tuple[Arm, ...]:
+    """Return *triggers* as arms of *task*; if all are their own, the same tuple."""
+    arms: Any = triggers
+    if any(map(_is_custom, map(type, triggers))):
+        arms = tuple(Asked(each) if _is_custom(type(each)) else each for each in triggers)
+    for arm in arms:
+        arm._attach(task)
+    return cast(tuple[Arm, ...], arms)
 
 
 def trigger_of(arm: Arm) -> Trigger:
