@@ -43,6 +43,7 @@ _MOST_WAITING = 1_000_000  # signals; a permit is kept for each
 _SHORTEST = 0.001  # seconds; below it a thread cannot keep up anyway
 _SET_BACK = timedelta(hours=3)
 _LAST = datetime.max.replace(tzinfo=timezone.utc)
+_NO_TIME = timedelta(0)
 _TICK = timedelta(microseconds=1)  # the resolution of a datetime
 
 
@@ -302,7 +303,8 @@ class PeriodicTrigger(TimedTrigger):
         if self.mode == "delay":
             self._plan(None)
             return 1, nominal + shift
-        seen = now - shift  # jitter delays the whole comparison, so it never merges two fires
+        # Jitter delays the whole comparison, so it never merges two fires.
+        seen = now - shift if shift else now
         if self.end is not None:
             seen = min(seen, self.end)
         count, latest = 1, nominal
@@ -312,7 +314,7 @@ class PeriodicTrigger(TimedTrigger):
             following = self._next_after(seen, self._anchor)
         self._last = seen
         self._plan(following)
-        return count, latest + shift
+        return count, latest + shift if shift else latest
 
     def take_one(self) -> datetime:
         """Use up the first occurrence only and return it."""
@@ -377,8 +379,9 @@ class PeriodicTrigger(TimedTrigger):
         return None if fire is None or (self.end is not None and fire > self.end) else fire
 
     def _taken(self) -> tuple[datetime, timedelta]:
+        """Return the nominal time that is due, and how far jitter has moved it."""
         assert self._nominal is not None and self._due is not None  # noqa: PT018
-        return self._nominal, self._due - self._nominal
+        return self._nominal, self._due - self._nominal if self.jitter else _NO_TIME
 
     def _passed(self, nominal: datetime, now: datetime) -> tuple[int, datetime]:
         """Return how many nominal times lie in [nominal, now], and the last of them."""
