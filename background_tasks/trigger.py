@@ -310,7 +310,7 @@ class PeriodicTrigger(TimedTrigger):
         count, latest = 1, nominal
         following = self._next_after(nominal, self._anchor)
         if following is not None and following <= seen:
-            count, latest = self._passed(nominal, seen)
+            count, latest = self._passed(nominal, following, seen)
             following = self._next_after(seen, self._anchor)
         self._last = seen
         self._plan(following)
@@ -383,16 +383,14 @@ class PeriodicTrigger(TimedTrigger):
         assert self._nominal is not None and self._due is not None  # noqa: PT018
         return self._nominal, self._due - self._nominal if self.jitter else _NO_TIME
 
-    def _passed(self, nominal: datetime, now: datetime) -> tuple[int, datetime]:
-        """Return how many nominal times lie in [nominal, now], and the last of them."""
+    def _passed(self, nominal: datetime, second: datetime, now: datetime) -> tuple[int, datetime]:
+        """Return how many nominal times lie in [nominal, now], and the last; *second* does."""
         if self._schedule is not None:
             return self._schedule.passed(nominal, now)
         assert self.interval is not None
-        first = self._next_after(nominal, self._anchor)  # nominal may be off the grid: "at once"
-        if first is None or first > now:
-            return 1, nominal
-        further = (now - first) // self.interval
-        return 2 + further, first + further * self.interval
+        # Counted from the second: the first may be off the grid ("run_immediately").
+        further = (now - second) // self.interval
+        return 2 + further, second + further * self.interval
 
     def _plan(self, nominal: datetime | None) -> None:
         self._nominal = self._due = nominal

@@ -102,6 +102,12 @@ def test_an_invalid_row_of_the_table(expr: str) -> None:
             id="fixed, two swallowed: one run stands for both",
         ),
         pytest.param(
+            "50 * * * *",
+            "2025-11-02T01:10:00-04:00",
+            ["2025-11-02T01:50:00-04:00", "2025-11-02T01:50:00-05:00"],
+            id="wildcard, still ahead in the first pass: both passes",
+        ),
+        pytest.param(
             "30 1 * * *",
             "2025-11-01T12:00:00-04:00",
             ["2025-11-02T01:30:00-04:00", "2025-11-03T01:30:00-05:00"],

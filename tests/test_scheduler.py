@@ -669,6 +669,23 @@ def test_a_raising_trigger_is_quarantined(scheduler: Scheduler, method: str) -> 
     assert len(good.execution_hist) == 1
 
 
+def test_a_trigger_that_removes_its_task_and_raises(scheduler: Scheduler) -> None:
+    """There is nothing left to quarantine; the call that asked it goes on."""
+    trigger = Knob()
+    task = scheduler.add_task(Task("gone", int, triggers=[trigger]))
+    trigger.turns += 1
+
+    def remove_and_raise() -> bool:
+        scheduler.remove_task(task.id)
+        raise RuntimeError("broken")
+
+    trigger.is_ready = remove_and_raise  # type: ignore[method-assign]
+    assert scheduler.run_tasks() == 0
+
+    assert scheduler.tasks == {}
+    assert task.quarantine is None
+
+
 def test_enabling_lifts_a_quarantine(scheduler: Scheduler) -> None:
     """Once it is enabled again its trigger is asked again."""
     trigger = Knob()
