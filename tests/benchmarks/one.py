@@ -10,7 +10,7 @@ import math
 import os
 import sys
 
-from tests.benchmarks.contestants import Contestant, HeapPlusContestant, Ours, Pool
+from tests.benchmarks.contestants import Contestant, HeapPlusContestant, Ours, OursDefaults, Pool
 from tests.benchmarks.peers import ApScheduler, ApSchedulerDefaults, DigonIO, Huey, Sched, Schedule
 from tests.benchmarks.scenarios import SCENARIOS
 
@@ -18,6 +18,7 @@ __all__ = ["CONTESTANTS", "main"]
 
 CONTESTANTS: dict[str, type[Contestant]] = {
     "ours": Ours,
+    "ours defaults": OursDefaults,
     "pool": Pool,
     "heap+": HeapPlusContestant,
     "APScheduler": ApScheduler,

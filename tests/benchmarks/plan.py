@@ -196,7 +196,7 @@ def _backlogs(quick: bool) -> list[Case]:
 def _grids(quick: bool) -> list[Case]:
     lateness, rate = (3, 2) if quick else (10, 5)
     contestants = ("ours", "heap+", "APScheduler", "scheduler")
-    many = ("ours", "pool", "heap+", "APScheduler", _DEFAULTS, "scheduler")
+    many = ("ours", "pool", "ours defaults", "heap+", "APScheduler", _DEFAULTS, "scheduler")
     return [
         Case(
             name="lateness",
