@@ -26,6 +26,7 @@ class ChangeKind(str, Enum):
 
     STARTED = "started", logging.INFO  # the scheduler ticks
     STOPPED = "stopped", logging.INFO  # the scheduler was told to stop
+    CLOCK_JUMPED = "clock.jumped", logging.WARNING  # the wall clock was set, or we were suspended
     TASK_ADDED = "task.added", logging.DEBUG
     TASK_REMOVED = "task.removed", logging.DEBUG
     TASK_QUARANTINED = "task.quarantined", logging.ERROR  # a trigger raised: it is disabled

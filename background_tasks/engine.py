@@ -54,7 +54,7 @@ _ENDS = {
 }
 _NO_TIME = timedelta(0)
 _LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
-_STEP = timedelta(seconds=1)  # back; below it a clock is slewed rather than set
+_STEP = timedelta(seconds=1)  # below it a clock is slewed rather than set
 MAX_CATCH_UP = 1000  # occurrences; more missed ones are counted, not run, with missed="all"
 
 
@@ -188,6 +188,7 @@ class Engine:
         self._held = 0  # of these, those of disabled tasks
         self._last_run_id = -1
         self._latest = _LONG_AGO  # the instant of the last release
+        self._compared: tuple[datetime, float] | None = None  # both clocks, see `compare_clocks`
         self._counted = dict.fromkeys((_SUCCESS, _FAILED, _MISSED, _DROPPED), 0)
         self._retries = 0
         self._skipped = 0
@@ -806,6 +807,22 @@ class Engine:
         self.note(ChangeKind.RUN_OVERDUE, now, run.task, run, reason=reason)
 
     # Time
+
+    def compare_clocks(self, now: datetime, monotonic: float) -> None:
+        """Note once that the wall clock has jumped since the last call.
+
+        It has when it went on by a second more or less than *monotonic*, a clock that nobody
+        sets, which stands still while the machine is suspended. One that stands still, frozen by
+        a test, has not.
+        """
+        before, self._compared = self._compared, (now, monotonic)
+        if before is None or now == before[0]:
+            return
+        jump = (now - before[0]).total_seconds() - (monotonic - before[1])
+        if abs(jump) >= _STEP.total_seconds():
+            direction = "forward" if jump > 0 else "back"
+            reason = f"the wall clock was set {direction} by {abs(jump):.1f} seconds"
+            self.note(ChangeKind.CLOCK_JUMPED, now, reason=reason)
 
     def _clock_went_back(self, now: datetime) -> None:
         """See to it that a clock set back stalls nothing."""

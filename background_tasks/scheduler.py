@@ -804,6 +804,8 @@ class Scheduler:
                 engine = self._engine
                 engine.level = self._reporter.level
                 now = self._primitives.utc_now()
+                if self._ticker is not None:
+                    engine.compare_clocks(now, self._primitives.monotonic())
                 released += engine.release(now, batch)
                 batch = _BATCH
                 arms = engine.to_ask(poll=poll)

@@ -1887,6 +1887,34 @@ def test_clock_set_back_moves_nobody_to_the_front() -> None:
     assert _start(engine, now=-3600).task is first
 
 
+@pytest.mark.parametrize(
+    ("readings", "expected"),
+    [
+        ([(0, 100), (3600, 100)], ["forward by 3600.0"]),  # set, or suspended
+        ([(0, 100), (3605, 105)], ["forward by 3600.0"]),
+        ([(0, 100), (-3595, 105)], ["back by 3600.0"]),
+        ([(0, 100), (1, 100)], ["forward by 1.0"]),
+        ([(0, 100), (0.999, 100), (1.998, 100)], []),  # slewed
+        ([(0, 100), (60, 160), (120, 220)], []),
+        ([(0, 100), (0, 160), (0, 220)], []),  # frozen
+        ([(0, 100), (0, 160), (60, 161)], ["forward by 59.0"]),  # frozen, then moved
+        ([(0, 100), (3600, 101), (3601, 102), (3602, 103)], ["forward by 3599.0"]),  # once
+        ([(0, 100), (60, 101), (0, 102)], ["forward by 59.0", "back by 61.0"]),
+    ],
+)
+def test_a_jump_of_the_wall_clock(readings: list[tuple[float, float]], expected: list[str]) -> None:
+    """One warning a jump says which way and how far, held against a clock that nobody sets."""
+    engine = _engine()
+
+    for wall, monotonic in readings:
+        engine.compare_clocks(_at(wall), monotonic)
+
+    assert [change.reason for change in engine.changes] == [
+        f"the wall clock was set {each} seconds" for each in expected
+    ]
+    assert {change.kind for change in engine.changes} <= {ChangeKind.CLOCK_JUMPED}
+
+
 def test_clock_set_forward_makes_no_storm() -> None:
     """A day ahead, an interval of ten seconds makes one run."""
     engine = _engine()
