@@ -9,8 +9,15 @@ The daylight-saving rule is that of Debian's cron. A *wildcard* expression, whos
 field starts with ``*`` or whose hours are all twenty-four, follows the clock on the wall: it runs
 in both passes of a repeated hour and has nothing to make up for a skipped one. Any other is
 *fixed* and runs once for each time it names: right after the gap if the gap swallowed that time,
-and in the first pass only of a repeated hour. ``30 2 * * *`` in New York runs at 03:00 EDT on the
-day the clocks go forward; ``30 1 * * *`` runs once, in the first pass, on the day they go back.
+and in the first pass only of a repeated hour.
+
+In New York the clocks go forward from 02:00 to 03:00, where ``30 2 * * *`` runs at 03:00 EDT, and
+back from 02:00 to 01:00, where ``30 1 * * *`` runs at 01:30 EDT only and ``30 * * * *`` at 01:30
+EST as well. On Lord Howe Island it is half an hour: ``15 2 * * *`` runs at 02:30+11:00 when 02:00
+becomes 02:30; when 02:00 becomes 01:30, ``45 1 * * *`` runs at 01:45+11:00 only and
+``45 * * * *`` at 01:45+10:30 as well.
+
+Source: cron(8) of Debian.
 """
 
 from __future__ import annotations

@@ -339,6 +339,11 @@ class Engine:
             self.rung.append(arm)
 
     @property
+    def is_polling(self) -> bool:
+        """True while there is a trigger that is to be asked at every tick."""
+        return bool(self._polled)
+
+    @property
     def has_to_ask(self) -> bool:
         """True when the time of a custom arm has come and nobody has claimed it."""
         return bool(self._to_ask)

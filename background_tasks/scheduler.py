@@ -51,6 +51,7 @@ from background_tasks.trigger import (
 __all__ = ["Scheduler", "Upcoming"]
 
 _F = TypeVar("_F", bound=Callable[..., object])
+_S = TypeVar("_S", bound="Scheduler")
 _BATCH = 64  # due times released in one hold of the lock: about 0.3 ms
 _FROZEN_PAUSE = 0.02  # seconds; the least wait while the wall clock stands still
 _ERROR = 40  # logging.ERROR
@@ -376,7 +377,7 @@ class Scheduler:
         self._join(ticker, pool, end)
         return True
 
-    def __enter__(self) -> Scheduler:
+    def __enter__(self: _S) -> _S:
         """Start."""
         self.start()
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -154,6 +155,30 @@ def test_daylight_saving(expr: str, start: str, expected: list[str]) -> None:
     fires = [_instant(fire) for fire in expected]
 
     assert _fires(expr, start, len(fires)) == fires
+
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+CHANGES = re.findall(r"\| `(.+?)` \| (\w+/\w+), (\d{4}-\d\d-\d\d): .* \| (.+) \|\n", README)
+
+
+@pytest.mark.parametrize(("expr", "zone", "day", "times"), CHANGES)
+def test_a_row_of_the_readme(expr: str, zone: str, day: str, times: str) -> None:
+    """What the README says of a day on which clocks change, all the runs from one to four."""
+    place = ZoneInfo(zone)
+    begin = datetime.fromisoformat(f"{day} 01:00").replace(tzinfo=place)
+    end = begin.replace(hour=4).astimezone(timezone.utc)
+    trigger = PeriodicTrigger(cron_expr=expr, timezone=zone)
+
+    fires = trigger.next_runs(9, begin - timedelta(seconds=1))
+
+    early = [fire.astimezone(place) for fire in fires if fire < end]
+    assert [fire.isoformat("T", "minutes")[11:] for fire in early] == times.split(", ")
+
+
+def test_the_readme_has_rows_of_two_zones() -> None:
+    """The pattern finds the table."""
+    assert {zone for _, zone, *_ in CHANGES} == {"America/New_York", "Australia/Lord_Howe"}
+    assert len(CHANGES) == 6
 
 
 @pytest.mark.parametrize(
