@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 
 from background_tasks import EventTrigger, OneTimeTrigger, PeriodicTrigger, Scheduler, Task, Trigger
+from background_tasks.testing import InlineScheduler
 from tests.benchmarks.heap_plus import HeapPlus
 from tests.benchmarks.probe import Work
 
@@ -63,6 +64,10 @@ class Contestant(ABC):
 
     def backlog(self, works: Sequence[Work]) -> float:
         """Let go all *works* at once; return when. It is started by this."""
+        raise NotImplementedError
+
+    def late(self, interval: float, seconds: float) -> Callable[[], object]:
+        """Return the tick that finds one task *seconds* late, whose *interval* is short."""
         raise NotImplementedError
 
     def settle(self) -> None:
@@ -127,6 +132,12 @@ class Ours(Contestant):
         began = time.time()
         self.scheduler.resume()
         return began
+
+    def late(self, interval: float, seconds: float) -> Callable[[], object]:
+        scheduler = InlineScheduler(SLOTS)
+        scheduler.add_task(Task("late", int, triggers=[PeriodicTrigger(interval=interval)]))
+        scheduler.clock.jump_to(scheduler.clock.now() + timedelta(seconds=seconds))
+        return scheduler.run_tasks
 
     def settle(self) -> None:
         self.scheduler.wait_idle(timeout=1)

@@ -92,6 +92,7 @@ def plan(*, quick: bool) -> list[Case]:
         *_grids(quick),
         *_waits(quick),
         _idle(quick),
+        *_times(quick),
         *_adds(quick),
         _memory(quick),
         _cron_storm(quick),
@@ -127,6 +128,10 @@ def targets() -> list[Target]:
         Target(case="idle", figure="cpu_ms", must=3, of="ours, 100"),
         Target(case="idle", figure="cpu_ms", must=3, of="ours, 100,000"),
         Target(case="idle", figure="wakes", must=None, aim=12, of="ours, 100,000"),
+        Target(case="period", figure="off_percent", must=0.1),
+        Target(case="frozen", figure="cpu_percent", must=1, of="ours, in an hour"),
+        Target(case="frozen", figure="cpu_percent", must=1, of="ours, at once"),
+        Target(case="catch up", figure="p50_us", must=1_000),
         *(
             Target(case=f"add {n:,}", figure=figure, against="APScheduler", must=0.25, aim=0.12)
             for n in (1_000, 10_000, 100_000)
@@ -267,6 +272,45 @@ def _idle(quick: bool) -> Case:
         shown=("cpu_ms", "wakes"),
         together=True,
     )
+
+
+def _times(quick: bool) -> list[Case]:
+    contestants = ("ours", "heap+", "APScheduler", "scheduler")
+    seconds, rounds = (5, 1) if quick else (10, 2)
+    return [
+        Case(
+            name="period",
+            scenario="period",
+            what=f"the mean period of one task every 50 ms for {seconds} s",
+            entries=_entries(contestants[: 1 if quick else None], interval=0.05, seconds=seconds),
+            rounds=rounds,
+            shown=("off_percent", "lost"),
+        ),
+        Case(
+            name="frozen",
+            scenario="frozen",
+            what=f"1,000 one-shots in frozen time, {seconds} s, all at the same time",
+            entries=tuple(
+                Entry(
+                    label=f"ours, {label}",
+                    contestant="ours",
+                    parameters={"n": 1_000, "ahead": ahead, "seconds": seconds},
+                )
+                for label, ahead in (("in an hour", 3600.0), ("at once", 1e-5))
+            ),
+            rounds=rounds,
+            shown=("cpu_percent",),
+            together=True,
+        ),
+        Case(
+            name="catch up",
+            scenario="catch up",
+            what="the tick that finds a one-second interval seven days late",
+            entries=_entries(("ours",), interval=1.0, days=7, ticks=200),
+            rounds=rounds,
+            shown=("p50_us", "p99_us"),
+        ),
+    ]
 
 
 def _adds(quick: bool) -> list[Case]:

@@ -93,6 +93,10 @@ class Grid:
                 late.extend((at - start) % interval for at in starts)
         return sorted(late)
 
+    def mean_periods(self) -> list[float]:
+        """Return for each function the mean of the seconds from one call to the next."""
+        return [(max(s) - min(s)) / (len(s) - 1) for s in self._starts]
+
     def last_starts(self, start: float, interval: float, until: float) -> list[float]:
         """Return for each instant the seconds to the last of the calls that belong to it.
 

@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 _MISSING = math.nan
-_UNITS = ("ms", "us", "bytes")
+_UNITS = ("ms", "us", "bytes", "percent")
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """The scenarios: each measures one contestant in this process and returns its figures.
 
-Figures end in their unit: ``_ms``, ``_us``, ``_bytes``; the rest are numbers of runs or wakes.
+Figures end in their unit: ``_ms``, ``_us``, ``_bytes``, ``_percent``; the rest are numbers of
+runs or wakes.
 """
 
 from __future__ import annotations
@@ -77,6 +78,19 @@ def grid(make: Make, *, n: int, interval: float, seconds: float) -> Figures:
     }
 
 
+def period(make: Make, *, interval: float, seconds: float) -> Figures:
+    """Measure how far the mean period of one task is from its *interval*."""
+    count = round(seconds / interval)
+    contestant, starts = make(), Grid(1, count)
+    at = round(time.time() + 0.5, 3)
+    contestant.every(starts.works[0], interval, at, count)
+    contestant.start()
+    time.sleep(at + (count - 1) * interval - time.time())
+    ran = wait_for(lambda: starts.ran, starts.asked, patience=0.5, end=at + 2 * seconds)
+    (mean,) = starts.mean_periods()
+    return {"off_percent": abs(mean / interval - 1) * 100, "lost": starts.asked - ran}
+
+
 def event(make: Make, *, n: int) -> Figures:
     """Measure *n* requests, one at a time, with idle slots: from asking to the first line."""
     contestant, done = make(), threading.Event()
@@ -149,6 +163,33 @@ def idle(make: Make, *, n: int, seconds: float, after: float) -> Figures:
     cpu = time.process_time() - cpu
     wakes = _switches() - wakes - 1  # ours
     return {"cpu_ms": cpu * 1e3 * 10 / seconds, "wakes": wakes * 10 / seconds}
+
+
+def frozen(make: Make, *, n: int, ahead: float, seconds: float) -> Figures:
+    """Measure the CPU of *n* one-shots due *ahead* so many seconds while time is frozen."""
+    from freezegun import freeze_time
+
+    with freeze_time():
+        contestant, at = make(), time.time() + ahead
+        for _ in range(n):
+            contestant.once(_nothing, at)
+        contestant.start()
+        time.sleep(1.0)  # freezegun leaves it alone
+        cpu = time.process_time()
+        time.sleep(seconds)
+        return {"cpu_percent": (time.process_time() - cpu) * 100 / seconds}
+
+
+def catch_up(make: Make, *, interval: float, days: float, ticks: int) -> Figures:
+    """Measure the tick that finds a task of a short *interval* so many *days* late."""
+    took: list[float] = []
+    for _ in range(ticks):
+        tick = make().late(interval, days * 86_400)
+        began = time.perf_counter()
+        tick()
+        took.append(time.perf_counter() - began)
+    took.sort()
+    return {"p50_us": percentile(took, 50) * 1e6, "p99_us": percentile(took, 99) * 1e6}
 
 
 def add(make: Make, *, n: int) -> Figures:
@@ -277,9 +318,12 @@ SCENARIOS: dict[str, Callable[..., Figures]] = {
     "burst": burst,
     "backlog": backlog,
     "grid": grid,
+    "period": period,
     "event": event,
     "priority": priority,
     "idle": idle,
+    "frozen": frozen,
+    "catch up": catch_up,
     "add": add,
     "memory": memory,
     "cron storm": cron_storm,
