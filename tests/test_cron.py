@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -17,43 +15,15 @@ from hypothesis import strategies as st
 from background_tasks import BackgroundTasksError, CronExpressionError, PeriodicTrigger
 from background_tasks.cron import CronSchedule, every, schedule_of, zone_of
 from background_tasks.errors import InvalidTypeError, InvalidValueError
+from tests.cron_table import INVALID, TABLE, VALID, Row, instant
 
 UTC = ZoneInfo("UTC")
 NEW_YORK = ZoneInfo("America/New_York")
 
 
-class Row(NamedTuple):
-    """A valid row of the table: the fires of *expr* in *zone* strictly after *start*."""
-
-    expr: str
-    zone: str
-    start: datetime
-    expected: list[datetime]
-
-
-def _instant(text: str) -> datetime:
-    return datetime.fromisoformat(text)
-
-
-def _row(row: dict[str, Any]) -> Row:
-    expected = [_instant(text) for text in row["expected"]]
-    return Row(row["expr"], row["zone"], _instant(row["start"]), expected)
-
-
-TABLE: list[dict[str, Any]] = json.loads(
-    Path(__file__).with_name("cron_cases.json").read_text(encoding="utf-8")
-)
-VALID = [pytest.param(_row(row), id=row["id"]) for row in TABLE if row["kind"] != "invalid"]
-INVALID = [
-    pytest.param(row["expr"], id=f"{row['id']} {row['expr']}")
-    for row in TABLE
-    if row["kind"] == "invalid"
-]
-
-
 def _fires(expr: str, start: str, n: int, zone: str = "America/New_York") -> list[datetime]:
     trigger = PeriodicTrigger(cron_expr=expr, timezone=zone)
-    return trigger.next_runs(n, after=_instant(start))
+    return trigger.next_runs(n, after=instant(start))
 
 
 def test_the_whole_table_is_here() -> None:
@@ -152,7 +122,7 @@ def test_an_invalid_row_of_the_table(expr: str) -> None:
 )
 def test_daylight_saving(expr: str, start: str, expected: list[str]) -> None:
     """The rule of Debian's cron, by the examples of the module's docstring."""
-    fires = [_instant(fire) for fire in expected]
+    fires = [instant(fire) for fire in expected]
 
     assert _fires(expr, start, len(fires)) == fires
 
@@ -215,12 +185,12 @@ def test_which_expressions_are_wildcards(expr: str, is_wildcard: bool) -> None:
 )
 def test_strictly_after(start: str, expected: str) -> None:
     """A fire at the instant itself is not after it, to the microsecond."""
-    assert CronSchedule("0 * * * *", UTC).next_after(_instant(start)) == _instant(expected)
+    assert CronSchedule("0 * * * *", UTC).next_after(instant(start)) == instant(expected)
 
 
 def test_the_answer_is_in_utc() -> None:
     """Whatever the zone of the schedule and of the question."""
-    fire = CronSchedule("0 9 * * *", NEW_YORK).next_after(_instant("2026-01-15T13:00:00+05:30"))
+    fire = CronSchedule("0 9 * * *", NEW_YORK).next_after(instant("2026-01-15T13:00:00+05:30"))
 
     assert fire is not None
     assert fire.isoformat() == "2026-01-15T14:00:00+00:00"
@@ -240,9 +210,9 @@ def test_an_answer_does_not_depend_on_earlier_questions(starts: list[str]) -> No
     """A schedule that many share answers each as if it were asked for the first time."""
     schedule = CronSchedule("0 * * * *", UTC)
 
-    answers = [schedule.next_after(_instant(start)) for start in starts]
+    answers = [schedule.next_after(instant(start)) for start in starts]
 
-    assert answers[-1] == _instant("2026-01-15T11:00:00+00:00")
+    assert answers[-1] == instant("2026-01-15T11:00:00+00:00")
 
 
 @pytest.mark.parametrize(
@@ -270,7 +240,7 @@ def test_a_question_about_the_distant_past_does_no_harm(
 
     schedule.next_after(early)
 
-    assert schedule.next_after(_instant("2026-01-15T00:00:00-05:00")) == _instant(expected)
+    assert schedule.next_after(instant("2026-01-15T00:00:00-05:00")) == instant(expected)
 
 
 def test_the_year_field_is_found_from_the_distant_past() -> None:
@@ -293,7 +263,7 @@ def test_the_year_field_is_found_from_the_distant_past() -> None:
 )
 def test_nothing_is_left(expr: str, after: str) -> None:
     """An expression whose years are over gives None, and its trigger an empty list."""
-    assert CronSchedule(expr, UTC).next_after(_instant(after)) is None
+    assert CronSchedule(expr, UTC).next_after(instant(after)) is None
     assert _fires(expr, after, 3, "UTC") == []
 
 
@@ -367,7 +337,7 @@ def test_a_trigger_whose_years_are_over_is_never_due() -> None:
 )  # fmt: skip
 def test_what_was_passed(expr: str, due: str, now: str, expected: tuple[int, str]) -> None:
     """How many fires lie in [due, now], a thousand at most, and the last of them."""
-    count, last = CronSchedule(expr, UTC).passed(_instant(f"{due}+00:00"), _instant(f"{now}+00:00"))
+    count, last = CronSchedule(expr, UTC).passed(instant(f"{due}+00:00"), instant(f"{now}+00:00"))
 
     assert (count, last.isoformat()) == (expected[0], f"{expected[1]}+00:00")
 
@@ -390,10 +360,10 @@ def test_the_last_fire_is_found_with_few_questions() -> None:
     schedule.questions = 0
 
     count, last = schedule.passed(
-        _instant("2026-01-12T00:00:00+00:00"), _instant("2026-01-18T12:00:00+00:00")
+        instant("2026-01-12T00:00:00+00:00"), instant("2026-01-18T12:00:00+00:00")
     )
 
-    assert (count, last) == (1000, _instant("2026-01-12T23:59:59+00:00"))
+    assert (count, last) == (1000, instant("2026-01-12T23:59:59+00:00"))
     assert schedule.questions < 1200
 
 
@@ -402,10 +372,10 @@ def test_what_was_passed_over_a_repeated_hour() -> None:
     schedule = CronSchedule("30 * * * *", NEW_YORK)
 
     count, last = schedule.passed(
-        _instant("2025-11-02T00:30:00-04:00"), _instant("2025-11-02T03:45:00-05:00")
+        instant("2025-11-02T00:30:00-04:00"), instant("2025-11-02T03:45:00-05:00")
     )
 
-    assert (count, last) == (5, _instant("2025-11-02T03:30:00-05:00"))
+    assert (count, last) == (5, instant("2025-11-02T03:30:00-05:00"))
 
 
 @pytest.mark.parametrize(
@@ -422,10 +392,10 @@ def test_what_was_passed_does_not_depend_on_earlier_questions(
 ) -> None:
     """A remembered answer is given only to a question it answers."""
     schedule = CronSchedule("0 * * * *", UTC)
-    schedule.passed(_instant("2026-01-15T10:00:00+00:00"), _instant("2026-01-15T12:30:00+00:00"))
+    schedule.passed(instant("2026-01-15T10:00:00+00:00"), instant("2026-01-15T12:30:00+00:00"))
 
     count, last = schedule.passed(
-        _instant(f"2026-01-15T{due}+00:00"), _instant(f"2026-01-15T{now}+00:00")
+        instant(f"2026-01-15T{due}+00:00"), instant(f"2026-01-15T{now}+00:00")
     )
 
     assert (count, f"{last:%H:%M:%S}") == expected
@@ -561,7 +531,7 @@ def test_a_day_field_of_all_days_restricts_nothing(day: str) -> None:
     """However it is written, only the weekday field counts beside it: the Sundays."""
     fires = _fires(f"0 0 {day} * 0", "2026-01-15T00:00:00+00:00", 2, "UTC")
 
-    assert fires == [_instant("2026-01-18T00:00:00+00:00"), _instant("2026-01-25T00:00:00+00:00")]
+    assert fires == [instant("2026-01-18T00:00:00+00:00"), instant("2026-01-25T00:00:00+00:00")]
 
 
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "UTC"])
