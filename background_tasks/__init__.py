@@ -11,6 +11,7 @@ from background_tasks.errors import (
     MissingExtraError,
     TaskNotFoundError,
 )
+from background_tasks.gates import CpuPressure, Gate, GateReading, LoadPerCpu, MemoryAvailable
 from background_tasks.logger import configure_logging
 from background_tasks.resources import Resources
 from background_tasks.scheduler import Scheduler, Upcoming
@@ -29,11 +30,16 @@ __all__ = [
     "BackgroundTasksError",
     "Change",
     "ChangeKind",
+    "CpuPressure",
     "CronExpressionError",
     "EventTrigger",
     "Execution",
+    "Gate",
+    "GateReading",
     "InvalidTypeError",
     "InvalidValueError",
+    "LoadPerCpu",
+    "MemoryAvailable",
     "MissingExtraError",
     "OneTimeTrigger",
     "PeriodicTrigger",

@@ -41,7 +41,7 @@ TREES = {
     path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.glob("*.py"))
 }
 MODULES = [name for name in TREES if name != "__init__"]
-PURE = ["heap", "agenda", "ready", "engine"]
+PURE = ["heap", "agenda", "ready", "gates", "engine"]
 
 
 def _top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
@@ -366,7 +366,8 @@ def test_a_pure_module_knows_no_clock(module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("library", "users"), [("croniter", ["cron"]), ("pythonjsonlogger", ["logger"])]
+    ("library", "users"),
+    [("croniter", ["cron"]), ("pythonjsonlogger", ["logger"]), ("psutil", ["gates"])],
 )
 def test_a_dependency_has_one_user(library: str, users: list[str]) -> None:
     """So that it can be exchanged in one place."""
@@ -381,7 +382,7 @@ def test_imports_stand_at_the_top() -> None:
             if isinstance(node, ast.FunctionDef):
                 inside |= {name.partition(".")[0] for name in _imports(node)}
 
-    assert inside == {"croniter", "pythonjsonlogger"}
+    assert inside == {"croniter", "psutil", "pythonjsonlogger"}
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if module != "clock"])
@@ -412,8 +413,11 @@ def _in_a_new_interpreter(code: str) -> str:
 
 
 def test_the_import_is_lazy() -> None:
-    """The two dependencies are loaded by those who use them, not by the import."""
-    code = "import background_tasks, sys; print({'croniter', 'pythonjsonlogger'} & {*sys.modules})"
+    """The dependencies are loaded by those who use them, not by the import."""
+    code = (
+        "import background_tasks, sys\n"
+        "print({'croniter', 'psutil', 'pythonjsonlogger'} & {*sys.modules})"
+    )
 
     assert _in_a_new_interpreter(code) == "set()\n"
 
