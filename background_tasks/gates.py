@@ -108,9 +108,9 @@ class CpuPressure(Gate):
     of the whole machine.
 
     Where there is no such information (before Linux 4.20, with ``psi=0``, on other systems) it is
-    what psutil takes for the share of CPU time in use since the last reading, the first of which
-    is 0. That approximation is the larger number, 100 where all CPUs are busy and nobody waits:
-    choose *percent* for it, or use `LoadPerCpu`.
+    what psutil says of the share of CPU time in use since the last reading. That approximation is
+    the larger number, 100 where all CPUs are busy and nobody waits: choose *percent* for it, or
+    use `LoadPerCpu`.
     """
 
     __slots__ = ()
@@ -220,8 +220,18 @@ def _cpu_pressure() -> float:
     try:
         text = _text_of("pressure/cpu")
     except FileNotFoundError:
-        return float(_psutil().cpu_percent())  # since its last call in this thread
+        return _cpu_percent()
     return _parse_pressure(text)
+
+
+def _cpu_percent() -> float:
+    """Return the percentage of CPU time in use since the last call; 0 when psutil is new.
+
+    It counts from its import, and of the microseconds since then it would say 0 or 100.
+    """
+    is_new = "psutil" not in sys.modules
+    percent = float(_psutil().cpu_percent())
+    return 0.0 if is_new else percent
 
 
 def _parse_pressure(text: str) -> float:

@@ -555,6 +555,19 @@ def test_without_the_files_psutil_is_asked(proc: Path, psutil: None) -> None:
     assert MemoryAvailable(0.1).sensor() == 0.125
 
 
+def test_a_new_psutil_has_nothing_to_compare_with(
+    proc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it says of the microseconds since its import does not close a gate."""
+    (tmp_path / "psutil.py").write_text("def cpu_percent(): return 100.0")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(sys.modules, "psutil", None)  # so that it is put back after the test
+    del sys.modules["psutil"]
+
+    assert CpuPressure(30).sensor() == 0.0
+    assert CpuPressure(30).sensor() == 100.0
+
+
 def test_with_the_files_psutil_is_not_asked(proc: Path, psutil: None) -> None:
     """Nor when they hold something else: that is a failure."""
     (proc / "pressure").mkdir()
