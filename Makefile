@@ -7,7 +7,7 @@ SOURCES := background_tasks tests
 VERSIONS := 3.10 3.11 3.12 3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo format lint typecheck test coverage versions release-check check bench bench-quick build clean
+.PHONY: help install demo format lint typecheck test coverage long versions release-check check bench bench-quick build clean
 
 help:  ## Print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -40,6 +40,11 @@ test: $(READY)  ## Run the tests
 coverage: $(READY)  ## Run the tests and show which branches they leave out
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage report
+
+long: $(READY)  ## Run the tests that draw cases at random with many more of them (10 minutes)
+	ZONES_CASES=20000 BOUND_SYSTEMS=60000 MODEL_EXAMPLES=2000 MODEL_STEPS=100 \
+	    $(BIN)/python -m pytest -o faulthandler_timeout=0 \
+	    tests/test_cron_zones.py tests/test_bound.py tests/test_engine_model.py
 
 versions:  ## Run the tests on each Python of 3.10 to 3.13 that is installed
 	@for version in $(VERSIONS); do \
