@@ -709,6 +709,23 @@ def test_a_trigger_of_the_users_is_asked_at_every_tick(
     assert asked == [1, 2, 3]
 
 
+def test_a_trigger_of_the_users_is_asked_once_a_tick(
+    clock: Clock, held: tuple[Scheduler, Waits]
+) -> None:
+    """Also while the thread looks at a clock that stands still many times a tick."""
+    scheduler, waits = held
+    trigger = Never()
+    soon = OneTimeTrigger(at=_microseconds_ahead(clock))
+    scheduler.add_task(Task("t", int, triggers=[trigger, soon]))
+    asked = []
+
+    for _ in range(4):
+        waits.step()
+        asked.append(trigger.asked)
+
+    assert asked == [1, 1, 1, 1]
+
+
 def test_the_thread_does_not_spin_before_what_is_due_at_once(
     clock: Clock, held: tuple[Scheduler, Waits]
 ) -> None:
