@@ -306,6 +306,29 @@ def test_a_deadline_from_before_a_freeze(freeze: Freeze, gate: Gate) -> None:
     assert not run.cancelled
 
 
+def test_the_thread_ends_its_wait_while_another_lets_the_lock_go() -> None:
+    """Whoever lets the lock go compares with what the thread waited for, though it has gone on."""
+    scheduler = Scheduler(1, tick_interval=3600)
+    scheduler.add_task(Task("t", int, triggers=[PeriodicTrigger(7200)]))
+    scheduler.start()
+    ticker, next_due = scheduler._ticker, scheduler._engine.next_due
+    assert ticker is not None
+    ticker.until = utc_now() + timedelta(hours=1)
+
+    def end_the_wait() -> datetime | None:
+        ticker.until = None  # as the scheduler thread does, with no lock
+        return next_due()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scheduler._engine, "next_due", end_the_wait)
+        try:
+            assert scheduler.stats().tasks == 1
+        finally:
+            if scheduler._lock.locked():  # it would never be let go, and the test never end
+                scheduler._lock.release()
+    assert scheduler.stop(timeout=10)
+
+
 # Started inside a freeze
 
 
