@@ -79,10 +79,10 @@ class Turns(Trigger):
 INTERVALS: list[dict[str, Any]] = [
     {"interval": 0.001},
     {"interval": 0.05},
-    {"interval": 0.005, "mode": "delay"},
     {"interval": 0.01, "jitter": 0.005},
 ]
-CRONS: list[dict[str, Any]] = [
+OTHERS: list[dict[str, Any]] = [
+    {"interval": 0.005, "mode": "delay"},
     {"cron_expr": "* * * * *"},
     {"cron_expr": "30 2 * * *", "timezone": "America/New_York"},
 ]
@@ -97,7 +97,7 @@ class Busy:
         self.changed = EventTrigger()
         self.events: list[object] = []
         self._seen = [self._add(PeriodicTrigger(**what)) for what in INTERVALS]
-        for what in CRONS:
+        for what in OTHERS:
             self._add(PeriodicTrigger(**what))
         self._seen.append(self._add(Turns()))
         self._fired = threading.Semaphore(0)
@@ -114,7 +114,7 @@ class Busy:
         self._fired.release()
 
     def go_on(self) -> None:
-        """Wait until each interval, and the trigger of the user's, has run thrice more."""
+        """Wait until each fixed rate, and the trigger of the user's, has run thrice more."""
         for seen in self._seen:
             while seen.acquire(blocking=False):
                 pass
