@@ -734,7 +734,7 @@ def test_the_thread_does_not_spin_before_what_is_due_at_once(
     scheduler.add_task(Task("t", int, triggers=[OneTimeTrigger(at=_microseconds_ahead(clock))]))
     waits.step()
 
-    assert [waits.step() for _ in range(5)] == [FLOOR] * 5
+    assert all(FLOOR <= waits.step() <= TICK for _ in range(5))
 
 
 def test_the_thread_waits_no_longer_than_needed_while_time_passes(
