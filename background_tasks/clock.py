@@ -14,6 +14,7 @@ __all__ = ["monotonic", "utc_now"]
 
 _UTC = datetime.timezone.utc
 _READS = 100  # at least one of which is good; a guess, the race was never seen to last two
+_PAUSE = 0.001  # seconds, in which whoever takes down the frozen times goes on
 
 
 def utc_now() -> datetime.datetime:
@@ -34,7 +35,7 @@ def _read_again() -> datetime.datetime:
         try:
             return datetime.datetime.now(_UTC)
         except IndexError:  # noqa: PERF203 - in a loop only to be tried again
-            continue
+            time.sleep(_PAUSE)
     return datetime.datetime.now(_UTC)
 
 

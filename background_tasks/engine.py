@@ -205,11 +205,13 @@ class Engine:
         task._arms = arms_of(task._triggers, task)
         self.tasks[task._id] = task
         self.note(ChangeKind.TASK_ADDED, now, task)
+        self._saw(now)
         for arm in task._arms:
             self._arm_anew(arm, now)
 
     def arm_all(self, now: datetime) -> None:
         """Arm every trigger of our kinds anew; those that are spent stay so."""
+        self._saw(now)
         for task in self.tasks.values():
             for arm in task._arms:
                 self._arm_anew(arm, now)
@@ -704,6 +706,7 @@ class Engine:
         if run.is_inline:
             self._inline += 1
         if task.timeout is not None:
+            self._saw(now)
             run.deadline = self._agenda.push(now + task.timeout, 0, _Deadline(run))
         if self.level <= _QUIET_LEVEL:
             self.note(_STARTED, now, task, run)
@@ -743,6 +746,7 @@ class Engine:
 
     def _plan_retry(self, run: Run, delay: float, now: datetime) -> None:
         task = run.task
+        self._saw(now)
         run.execution.status = _RETRYING
         self._wait(task, 1)
         if delay and not run.is_inline:  # one of run_task waits in its caller
@@ -782,6 +786,8 @@ class Engine:
     def _note_end(self, arm: Arm, now: datetime) -> None:
         """Let the trigger of a run know that the run has ended: "delay" counts from here."""
         is_planned = arm._arm_timed is not None and arm._arm_timed.ended(now)
+        if is_planned:
+            self._saw(now)
         if is_planned and not arm._arm_is_asked:  # or `rearmed` will put it there
             self._enter(arm)
 
@@ -829,17 +835,31 @@ class Engine:
             reason = f"the wall clock was set {direction} by {abs(jump):.1f} seconds"
             self.note(ChangeKind.CLOCK_JUMPED, now, reason=reason)
 
+    def _saw(self, now: datetime) -> None:
+        """Take note of an instant from which something was planned: `release` may come earlier."""
+        self._latest = max(self._latest, now)
+
     def _clock_went_back(self, now: datetime) -> None:
         """See to it that a clock set back stalls nothing."""
-        if self._latest - now <= _STEP:
+        step = self._latest - now
+        if step <= _STEP:
             return
         for task in self.tasks.values():
             for arm in task._arms:
-                trigger = None if arm._arm_is_custom else arm._arm_timed
-                if trigger is not None and trigger.clock_went_back(now):
-                    self._enter(trigger)
+                timed = arm._arm_timed
+                has_moved = timed is not None and timed.clock_went_back(now, step)
+                if arm._arm_is_custom:
+                    self._ask_again(arm)
+                elif has_moved:
+                    self._enter(arm)
         for run in self.live.values():
             self._bring_forward(run, now)
+
+    def _ask_again(self, arm: Arm) -> None:
+        """Have a custom arm asked at the next tick: when it said it would be due may be far off."""
+        if arm._arm_entry is not None:
+            self._disarm(arm)
+            self._poll(arm)
 
     def _bring_forward(self, run: Run, now: datetime) -> None:
         """Let no retry wait for longer than its delay, no attempt run past its timeout."""

@@ -20,6 +20,7 @@ __all__ = ["Ready"]
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=timezone.utc)
 _SECOND = timedelta(seconds=1)
+_SET_BACK = 1.0  # seconds; below it a clock was not set
 
 
 class Ready(Heap):
@@ -31,17 +32,22 @@ class Ready(Heap):
         """Start empty; *aging* is seconds a point of priority, 0 to infinity."""
         super().__init__()
         self._aging = aging
-        self._latest = -math.inf
-        self._now: datetime | None = None  # the last instant that `stamp` was asked for
+        self._latest = 0.0  # the last stamp
+        self._now = _EPOCH  # the instant that it stands for
 
     def stamp(self, now: datetime) -> float:
-        """Return *now* as a stamp, seconds; never below an earlier one.
+        """Return *now* as a stamp: seconds that go on with the clock, but never back.
 
-        So a clock set back does not put what comes later in front.
+        So a clock set back neither puts what comes later in front nor stops the aging. Callers
+        that read the clock one after the other may come in another order; that is not going back.
         """
         if now is not self._now:  # a burst asks again and again with the same instant
-            self._now = now
-            self._latest = max(self._latest, (now - _EPOCH) / _SECOND)
+            step = (now - self._now) / _SECOND
+            if step > 0:
+                self._latest += step
+                self._now = now
+            elif step < -_SET_BACK:
+                self._now = now
         return self._latest
 
     def push(self, stamp: float, priority: int, run: object) -> Entry:

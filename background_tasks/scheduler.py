@@ -567,9 +567,10 @@ class Scheduler:
     def _unlock(self) -> None:
         """Let the lock go, then do what must not be done under it."""
         engine, ticker = self._engine, self._ticker
-        if ticker is not None and ticker.until is not None:  # it waits
+        until = None if ticker is None else ticker.until  # read once: its thread sets it to None
+        if ticker is not None and until is not None:  # it waits
             due = engine.next_due()
-            if due is not None and due < ticker.until:
+            if due is not None and due < until:
                 ticker.wake()
         self._lock.release()
         if engine.rung:
@@ -882,6 +883,7 @@ class Scheduler:
         """Return when *arm* is to be asked next, after a reset or not; None is at every tick."""
         if not isinstance(arm, Asked):
             return None
+        before = self._primitives.utc_now()  # the clock may be set forward while it is asked
         try:
             if reset:
                 arm.trigger.reset()
@@ -889,7 +891,7 @@ class Scheduler:
             if due is None:
                 return None
             due = checks.instant("next_fire_time()", due)
-            if due > self._primitives.utc_now() or may_be_due:
+            if due > before or may_be_due:
                 return due
             if reset:
                 raise InvalidValueError(f"next_fire_time() after reset() must lie ahead, got {due}")

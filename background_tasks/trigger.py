@@ -176,8 +176,8 @@ class TimedTrigger(Trigger):
         return False
 
     @abstractmethod
-    def clock_went_back(self, now: datetime) -> bool:
-        """Come to terms with a clock set back; return True if that moved the due time."""
+    def clock_went_back(self, now: datetime, step: timedelta) -> bool:
+        """Come to terms with a clock set back by *step* to *now*; return True if it is due anew."""
 
 
 class PeriodicTrigger(TimedTrigger):
@@ -189,7 +189,6 @@ class PeriodicTrigger(TimedTrigger):
 
     __slots__ = (
         "_anchor",
-        "_last",
         "_nominal",
         "_schedule",
         "cron_expr",
@@ -290,7 +289,6 @@ class PeriodicTrigger(TimedTrigger):
         self._armed = True
         self._made = None
         self._anchor = self.start or now
-        self._last = now
         if self.run_immediately and self._is_open(now):
             self._nominal: datetime | None = now
             self._due = now
@@ -312,14 +310,12 @@ class PeriodicTrigger(TimedTrigger):
         if following is not None and following <= seen:
             count, latest = self._passed(nominal, following, seen)
             following = self._next_after(seen, self._anchor)
-        self._last = seen
         self._plan(following)
         return count, latest + shift if shift else latest
 
     def take_one(self) -> datetime:
         """Use up the first occurrence only and return it."""
         nominal, shift = self._taken()
-        self._last = nominal
         self._plan(None if self.mode == "delay" else self._next_after(nominal, self._anchor))
         return nominal + shift
 
@@ -332,7 +328,7 @@ class PeriodicTrigger(TimedTrigger):
         self._plan(None if self.end is not None and fire > self.end else fire)
         return self._due is not None
 
-    def clock_went_back(self, now: datetime) -> bool:
+    def clock_went_back(self, now: datetime, step: timedelta) -> bool:
         """Never wait longer than the time between two fires, counted from *now*.
 
         A fixed cron time that has just passed is not run again when the clock was set back by no
@@ -346,17 +342,13 @@ class PeriodicTrigger(TimedTrigger):
             if self._nominal - now <= self.interval:
                 return False
             self._anchor = now
-        elif self._was_there_lately(now):
+        elif step <= _SET_BACK and self._schedule is not None and not self._schedule.is_wildcard:
             return False
         fire = self._next_after(now, self._anchor)
         if fire == self._nominal:
             return False
         self._plan(fire)
         return True
-
-    def _was_there_lately(self, now: datetime) -> bool:
-        is_fixed = self._schedule is not None and not self._schedule.is_wildcard
-        return is_fixed and now <= self._last <= now + _SET_BACK
 
     def _is_open(self, now: datetime) -> bool:
         """Return whether *now* lies in the window of ``start`` and ``end``."""
@@ -481,7 +473,7 @@ class OneTimeTrigger(TimedTrigger):
         self._due = None
         return due
 
-    def clock_went_back(self, now: datetime) -> bool:
+    def clock_went_back(self, now: datetime, step: timedelta) -> bool:
         """Wait no longer than the delay."""
         if self._due is None or self.delay is None or self._due - now <= self.delay:
             return False

@@ -1867,14 +1867,80 @@ def test_clock_set_back_leaves_a_retry_in_its_queue(waits: str) -> None:
     assert runs.count(run) == 1
 
 
-def test_clock_set_back_leaves_custom_triggers_alone() -> None:
-    """The due time that a trigger of the user's named stands."""
-    engine, _, _ = _with_custom(due=10)
+def test_clock_set_back_has_custom_triggers_asked_again() -> None:
+    """The due time that a trigger of the user's named may be far off now: the next tick asks."""
+    engine, _, arm = _with_custom(due=10)
     engine.release(_at(5), MANY)
 
     engine.release(_at(-3600), MANY)
 
-    assert engine.next_due() == _at(10)
+    assert engine.next_due() is None
+    assert engine.to_ask(poll=True) == [arm]
+
+
+def test_clock_set_back_moves_a_subclass_of_ours() -> None:
+    """An interval with an is_ready of its own waits no longer than itself, too."""
+
+    class Mine(PeriodicTrigger):
+        def is_ready(self) -> bool:
+            return super().is_ready()
+
+    engine = _engine()
+    trigger = Mine(60)
+    task = _add(engine, trigger)
+    (arm,) = engine.custom_arms([task])
+    engine.rearmed(arm, trigger.due, _at(0))
+    engine.release(_at(5), MANY)
+
+    engine.release(_at(-3600), MANY)
+
+    assert trigger.due == _at(-3540)
+    assert engine.to_ask(poll=True) == [arm]
+
+
+def test_clock_set_back_before_the_first_release() -> None:
+    """What was planned when the task was added counts as seen."""
+    engine = _engine()
+    _add(engine, PeriodicTrigger(60), now=0)
+
+    engine.release(_at(-3600), MANY)
+
+    assert engine.next_due() == _at(-3540)
+
+
+@pytest.mark.parametrize("what", ["delay", "retry", "timeout"])
+def test_clock_set_back_while_a_run_ends_or_starts(what: str) -> None:
+    """An instant read before a release that came first with an earlier one plans nothing late."""
+    engine = _engine()
+    trigger = PeriodicTrigger(60, mode="delay", run_immediately=True)
+    _add(engine, trigger, timeout=60 if what == "timeout" else None)
+    engine.release(_at(0), MANY)
+    run = _start(engine, 0)
+    engine.release(_at(-3600), MANY)
+    if what == "delay":
+        _succeed(engine, run, 1)
+    elif what == "retry":
+        _fail(engine, run, 1, retry_after=60)
+    else:
+        _fail(engine, run, 1, retry_after=0)
+        _start(engine, 1)
+
+    engine.release(_at(-3599), MANY)
+
+    assert engine.next_due() == _at(-3539)
+
+
+@pytest.mark.parametrize(("hours", "due"), [(3, 24), (3.5, 0)])
+def test_clock_set_back_by_more_than_three_hours(hours: float, due: float) -> None:
+    """Then a fixed cron time comes again, however long ago its last run was."""
+    engine = _engine()
+    _add(engine, PeriodicTrigger(cron_expr="0 12 * * *"), now=-60)
+    engine.release(_at(0), MANY)
+    engine.release(_at(3600), MANY)
+
+    engine.release(_at(3600 - hours * 3600), MANY)
+
+    assert engine.next_due() == _at(due * 3600)
 
 
 def test_clock_set_back_moves_nobody_to_the_front() -> None:

@@ -24,14 +24,23 @@ def test_stamp_is_in_seconds() -> None:
     assert ready.stamp(NOON + timedelta(seconds=90)) - first == 90.0
 
 
-def test_stamp_never_goes_back() -> None:
-    """While the clock is set back the stamp stands still, then it goes on."""
-    ready = Ready(5.0)
+def test_stamp_goes_on_when_the_clock_is_set_back() -> None:
+    """It does not fall, and what comes later is as much later as it was by the clock."""
+    ready = Ready(aging=5.0)
     latest = ready.stamp(NOON)
 
     assert ready.stamp(NOON - timedelta(hours=1)) == latest
+    assert ready.stamp(NOON - timedelta(minutes=59)) == latest + 60
+
+
+def test_stamps_of_threads_that_read_the_clock_in_another_order() -> None:
+    """A little back is not set back: no second is counted twice."""
+    ready = Ready(aging=5.0)
+    latest = ready.stamp(NOON)
+
+    assert ready.stamp(NOON - timedelta(seconds=1)) == latest
     assert ready.stamp(NOON) == latest
-    assert ready.stamp(NOON + timedelta(seconds=1)) == latest + 1
+    assert ready.stamp(NOON + timedelta(seconds=2)) == latest + 2
 
 
 @given(st.lists(st.integers(-(10**9), 10**9)))
