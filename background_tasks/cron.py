@@ -242,15 +242,10 @@ class CronSchedule:
         first, second = self._offsets(local)
         if first <= second or self._offset_at(instant) != first:
             return found
-        # Not from before the overlap: hours of seconds may lie between, all of them walked through.
+        # From the overlap on: up to seven hours of seconds may lie before it.
         change = self._change_between(instant, local - second + 1)
-        match = self._match_after(max(local - (first - second), change + second - 1e-3))
-        while match <= local:
-            before, after = self._offsets(match)
-            if before > after:
-                return min(found, match - after)
-            match = self._match_after(match)
-        return found
+        match = self._match_after(change + second - 1e-3)
+        return min(found, match - second) if match <= local else found
 
     def _match_after(self, local: float) -> float:
         return float(self._croniter.get_next(float, start_time=local))
