@@ -13,8 +13,9 @@ from background_tasks.errors import (
 )
 from background_tasks.gates import CpuPressure, Gate, GateReading, LoadPerCpu, MemoryAvailable
 from background_tasks.logger import configure_logging
+from background_tasks.outlook import Upcoming, Waiting
 from background_tasks.resources import Resources
-from background_tasks.scheduler import Scheduler, Upcoming
+from background_tasks.scheduler import Scheduler
 from background_tasks.task import (
     Execution,
     Retry,
@@ -53,6 +54,7 @@ __all__ = [
     "TaskNotFoundError",
     "Trigger",
     "Upcoming",
+    "Waiting",
     "configure_logging",
     "current_execution",
 ]

@@ -23,8 +23,7 @@ class Agenda(Heap):
 
     def push(self, due: datetime, priority: int, item: object) -> Entry:
         """Put *item* in; return its entry, for `cancel`."""
-        self._sequence += 1
-        entry = [due, -priority, self._sequence, item]
+        entry = [due, -priority, self._number(), item]
         heapq.heappush(self._heap, entry)
         return entry
 

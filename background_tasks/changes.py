@@ -27,6 +27,10 @@ class ChangeKind(str, Enum):
     STARTED = "started", logging.INFO  # the scheduler ticks
     STOPPED = "stopped", logging.INFO  # the scheduler was told to stop
     CLOCK_JUMPED = "clock.jumped", logging.WARNING  # the wall clock was set, or we were suspended
+    GATE_CLOSED = "gate.closed", logging.INFO  # runs are held up: a resource is short
+    GATE_OPENED = "gate.opened", logging.INFO
+    GATE_FAILED = "gate.failed", logging.WARNING  # its sensor fails, which opens it
+    GATE_RECOVERED = "gate.recovered", logging.INFO  # its sensor works again
     TASK_ADDED = "task.added", logging.DEBUG
     TASK_REMOVED = "task.removed", logging.DEBUG
     TASK_QUARANTINED = "task.quarantined", logging.ERROR  # a trigger raised: it is disabled

@@ -6,7 +6,7 @@ import functools
 import inspect
 import math
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta, timezone
 from types import CodeType, FunctionType, MethodType
 
@@ -15,6 +15,7 @@ from background_tasks.errors import InvalidTypeError, InvalidValueError
 __all__ = [
     "LONGEST_SECONDS",
     "Duration",
+    "amounts",
     "boolean",
     "call",
     "duration",
@@ -161,6 +162,19 @@ def name_text(rule: str, value: object) -> str:
             f"{rule} must be 1 to {_NAME_LENGTH} printable characters, got {shown(name)}"
         )
     return name
+
+
+def amounts(rule: str, value: object) -> dict[str, float]:
+    """Return a copy of *value* if it maps names to numbers above 0 that have an end."""
+    if not isinstance(value, Mapping):
+        raise InvalidTypeError(f"{rule} must be a mapping of names to numbers, got {shown(value)}")
+    for name, amount in value.items():
+        name_text(f"each name in {rule}", name)
+        if not 0 < number(f"{rule}[{name!r}]", amount) < math.inf:
+            raise InvalidValueError(
+                f"{rule}[{name!r}] must be above 0 and finite, got {shown(amount)}"
+            )
+    return dict(value)
 
 
 def call(rule: str, function: object, args: tuple[object, ...], kwargs: dict[str, object]) -> None:

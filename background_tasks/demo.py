@@ -26,7 +26,8 @@ from queue import Empty, SimpleQueue
 
 from background_tasks.clock import monotonic, utc_now
 from background_tasks.engine import Stats
-from background_tasks.scheduler import Scheduler, Upcoming
+from background_tasks.outlook import Upcoming
+from background_tasks.scheduler import Scheduler
 from background_tasks.task import Execution, RetryPolicy, Status, Task, current_execution
 from background_tasks.trigger import EventTrigger, OneTimeTrigger, PeriodicTrigger
 

@@ -23,16 +23,19 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from background_tasks.admission import Admission, Rules
 from background_tasks.agenda import Agenda
 from background_tasks.changes import Change, ChangeKind
 from background_tasks.checks import seconds_text
+from background_tasks.gates import GateReading
 from background_tasks.heap import Entry
 from background_tasks.ready import Ready
-from background_tasks.resources import Cost, added
+from background_tasks.resources import added
+from background_tasks.run import Outcome, Run
 from background_tasks.task import Execution, Status, Task
 from background_tasks.trigger import Arm, TimedTrigger, Trigger, arms_of, trigger_of
 
-__all__ = ["MAX_CATCH_UP", "Engine", "Outcome", "Run", "Stats"]
+__all__ = ["MAX_CATCH_UP", "Engine", "Pending", "Stats"]
 
 # Bound once: looking a member up on its class costs ten times as much on Python 3.10.
 _PENDING, _RUNNING, _RETRYING = Status.PENDING, Status.RUNNING, Status.RETRYING
@@ -52,31 +55,16 @@ _ENDS = {
     _MISSED: ChangeKind.RUN_MISSED,
     _DROPPED: ChangeKind.RUN_DROPPED,
 }
+_GATE_NEWS = {
+    "closed": ChangeKind.GATE_CLOSED,
+    "opened": ChangeKind.GATE_OPENED,
+    "failed": ChangeKind.GATE_FAILED,
+    "recovered": ChangeKind.GATE_RECOVERED,
+}
 _NO_TIME = timedelta(0)
 _LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
 _STEP = timedelta(seconds=1)  # below it a clock is slewed rather than set
 MAX_CATCH_UP = 1000  # occurrences; more missed ones are counted, not run, with missed="all"
-
-
-@dataclass(slots=True)
-class Outcome:
-    """How an attempt ended.
-
-    Attributes:
-        ended_at: When.
-        cost: What it cost.
-        results: What the function returned.
-        error: The error as text, "" when it returned.
-        traceback: The traceback as text.
-        retry_after: Seconds until the next attempt; None is no further one.
-    """
-
-    ended_at: datetime
-    cost: Cost
-    results: object = None
-    error: str = ""
-    traceback: str = ""
-    retry_after: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,21 +101,19 @@ class Stats:
     tasks: int = 0
 
 
-class Run:
-    """What the engine knows of an execution that has not ended."""
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A run that waits for its turn.
 
-    __slots__ = ("arm", "deadline", "delay", "entry", "execution", "is_inline", "stamp", "task")
+    Attributes:
+        run: The run.
+        reason: What keeps it from starting, for people; "" when nothing does.
+        since: When it could first have started; None for one behind another of its task.
+    """
 
-    def __init__(self, task: Task, arm: Arm | None, execution: Execution) -> None:
-        """Start without a place in a heap."""
-        self.task = task
-        self.arm = arm
-        self.execution = execution
-        self.entry: Entry | None = None  # in the ready heap, or in the agenda while it retries
-        self.deadline: Entry | None = None  # in the agenda, for the timeout of this attempt
-        self.delay = _NO_TIME  # how long it waits for its retry
-        self.stamp = 0.0  # when it could first have started, once it is in the ready heap
-        self.is_inline = False  # runs in the caller of run_task: no slot, no place in a queue
+    run: Run
+    reason: str
+    since: datetime | None = None
 
 
 class _Deadline:
@@ -152,6 +138,19 @@ def _may_run(task: Task) -> bool:
     return task._enabled and task._running < task.max_instances
 
 
+def _behind(task: Task) -> str:
+    """Return what keeps a run that is not at the head of its task from its turn."""
+    if not task._enabled:
+        return "its task is disabled"
+    if task._running >= task.max_instances:
+        return _busy_text(task)
+    return "another run of its task is first"
+
+
+def _busy_text(task: Task) -> str:
+    return f"max_instances of its task, {task.max_instances}, run already"
+
+
 def _either(given: timedelta | None, otherwise: timedelta) -> timedelta:
     return otherwise if given is None else given
 
@@ -159,13 +158,21 @@ def _either(given: timedelta | None, otherwise: timedelta) -> timedelta:
 class Engine:
     """The decisions of one scheduler."""
 
-    def __init__(self, *, max_running_tasks: int, aging: float, on_time: timedelta) -> None:
+    def __init__(
+        self,
+        *,
+        max_running_tasks: int,
+        aging: float,
+        on_time: timedelta,
+        rules: Rules | None = None,
+    ) -> None:
         """Start empty and not paused.
 
         Args:
             max_running_tasks: How many slots there are.
             aging: Seconds a point of priority; see `ready`.
             on_time: A run released no later than this is not late for ``missed="skip"``.
+            rules: What there is to obey beside the number of slots; None is nothing.
         """
         self.tasks: dict[int, Task] = {}
         self.last_task_id = -1
@@ -179,7 +186,11 @@ class Engine:
         self._max = max_running_tasks
         self._on_time = on_time
         self._agenda = Agenda()
-        self._ready = Ready(aging)
+        self._admission: Admission | None = None  # the same object as _ready, if there are rules
+        self._ready: Ready | Admission = Ready(aging)
+        if rules is not None:
+            self._admission = Admission(rules, slots=max_running_tasks, aging=aging)
+            self._ready = self._admission
         self._inline = 0  # of `running`, those that need no slot
         self._polled: dict[int, Any] = {}  # arms that are asked at each tick, by their id()
         self._to_ask: list[Arm] = []  # custom arms whose time has come
@@ -261,10 +272,11 @@ class Engine:
 
     def set_priority(self, task: Task, priority: int) -> None:
         """Give the task another priority; what waits of it moves, its stamp stays."""
-        task._priority = priority
         head = task._head
         if head is not None and head.entry is not None:
             self._ready.cancel(head.entry)
+        task._priority = priority
+        if head is not None and head.entry is not None:
             head.entry = self._ready.push(head.stamp, priority, head)
         for arm in task._arms:
             if arm._arm_entry is not None:
@@ -339,6 +351,11 @@ class Engine:
         if not arm._arm_is_rung:
             arm._arm_is_rung = True
             self.rung.append(arm)
+
+    @property
+    def has_waiting(self) -> bool:
+        """True while runs wait for their turn."""
+        return len(self._ready) > 0
 
     @property
     def is_polling(self) -> bool:
@@ -419,6 +436,8 @@ class Engine:
         if now < self._latest:
             self._clock_went_back(now)
         self._latest = now
+        if self._admission is not None:
+            self._admission.stamp(now)  # what it holds up for a time only may be let through
         released = 0
         if self.is_paused:
             return released
@@ -509,8 +528,7 @@ class Engine:
         task: Task = trigger._arm_task
         grace = task.misfire_grace
         if grace is None or now - at <= grace:
-            self._release(task, trigger, at, now, None, missed)
-            return 1
+            return self._release(task, trigger, at, now, None, missed)
         execution = self._execution(task, at, now, None, missed)
         self._end(Run(task, trigger, execution), _MISSED, now)
         return 0
@@ -530,8 +548,7 @@ class Engine:
                 arm._arm_run.execution.missed += 1
                 self._skipped += 1
             else:
-                self._release(task, arm, at, now, event)
-                released += 1
+                released += self._release(task, arm, at, now, event)
         if trigger.waiting:
             self.ring(arm)
         return released
@@ -548,8 +565,12 @@ class Engine:
         now: datetime,
         event: object = None,
         missed: int = 0,
-    ) -> None:
+    ) -> int:
+        """Make a run and queue it; return 1, or 0 when it was skipped."""
         run = Run(task, arm, self._execution(task, at, now, event, missed))
+        if task._running >= task.max_instances and task.overlap == "skip":
+            self._skip(run, now)
+            return 0
         if arm is not None:
             arm._arm_run = run
         task._waiting += 1
@@ -559,6 +580,13 @@ class Engine:
         self._queue(run, now)
         if self.level <= _QUIET_LEVEL:
             self.note(_RELEASED, now, task, run)
+        return 1
+
+    def _skip(self, run: Run, now: datetime) -> None:
+        """Record a run that is not to wait for another one of its task."""
+        if run.arm is not None:
+            self._stop_waiting(run, run.arm)
+        self._end(run, _MISSED, now, f"skipped: {_busy_text(run.task)}")
 
     def _execution(
         self, task: Task, at: datetime, now: datetime, event: object, missed: int
@@ -647,7 +675,8 @@ class Engine:
         """Claim as many further slots as there is work for; return how many."""
         if self.slots >= self._max or self.is_paused:
             return 0
-        useful = self.running - self._inline + len(self._ready)
+        useful = self.running - self._inline
+        useful += self._ready.startable()
         more = max(0, min(self._max, useful) - self.slots)
         self.slots += more
         return more
@@ -660,7 +689,7 @@ class Engine:
         """Start the best ready run and return it; None when there is none, or while paused."""
         if self.is_paused:
             return None
-        run: Run | None = self._ready.pop()
+        run: Run | None = self._ready.pop_at(now)
         if run is None:
             return None
         task = run.task
@@ -705,6 +734,8 @@ class Engine:
             self._retries += 1
         if run.is_inline:
             self._inline += 1
+        elif self._admission is not None:
+            self._admission.started(task)
         if task.timeout is not None:
             self._saw(now)
             run.deadline = self._agenda.push(now + task.timeout, 0, _Deadline(run))
@@ -727,6 +758,8 @@ class Engine:
         self.running -= 1
         if run.is_inline:
             self._inline -= 1
+        elif self._admission is not None:
+            self._admission.ended(task)
         if run.deadline is not None:
             self._agenda.cancel(run.deadline)
             run.deadline = None
@@ -762,7 +795,7 @@ class Engine:
         if not delay and not run.is_inline:
             self._queue(run, now)
 
-    def _end(self, run: Run, status: Status, now: datetime) -> None:
+    def _end(self, run: Run, status: Status, now: datetime, reason: str = "") -> None:
         """Put the run's one terminal record into the history."""
         task, execution, arm = run.task, run.execution, run.arm
         execution.status = status
@@ -776,7 +809,7 @@ class Engine:
             if len(task._history) > task.history:
                 del task._history[0]
         if self.level <= _SUCCEEDED_LEVEL or status is not _SUCCESS:
-            self.note(_ENDS[status], now, task, run)
+            self.note(_ENDS[status], now, task, run, reason=reason)
         if task._is_removed:
             return
         if arm is not None:
@@ -908,6 +941,41 @@ class Engine:
             skipped=self._skipped,
             tasks=len(self.tasks),
         )
+
+    def set_gates(
+        self, news: Iterable[GateReading], closed: Iterable[GateReading], now: datetime
+    ) -> None:
+        """Take note of what the gates read: of what is news, and of those that are closed."""
+        for reading in news:
+            self.note(_GATE_NEWS[reading.news], now, reason=str(reading))
+        if self._admission is not None:
+            self._admission.set_gates(tuple(map(str, closed)), now)
+
+    def waiting(self, n: int, now: datetime) -> list[Pending]:
+        """Return the first *n* runs that wait for their turn, each with what keeps it from it.
+
+        In the order in which they would start now: first of each task the one at its head, then
+        those behind it.
+        """
+        self._ready.stamp(now)
+        heads: list[Run] = [entry[-1] for entry in self._ready.first(n)]
+        found = [
+            Pending(run, self._reason(run, now), self._ready.instant_of(run.stamp)) for run in heads
+        ]
+        if len(found) < n:
+            found += [Pending(run, _behind(run.task)) for run in self._behind_heads()]
+        return found[:n]
+
+    def _reason(self, run: Run, now: datetime) -> str:
+        if self._admission is not None:
+            return self._admission.reason(run, now)
+        return "no slot is free" if self.running - self._inline >= self._max else ""
+
+    def _behind_heads(self) -> list[Run]:
+        """Return the pending runs, the first of each task first."""
+        queues = [task._pending for task in self.tasks.values() if task._pending]
+        ranked = [each for queue in queues for each in enumerate(queue)]
+        return [run for _, run in sorted(ranked, key=lambda each: (each[0], each[1].execution.id))]
 
     def first_due(self, n: int) -> list[tuple[datetime, Task, Trigger | None]]:
         """Return the first *n* due times with their tasks; the trigger is None for a retry.

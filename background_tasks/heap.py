@@ -9,6 +9,8 @@ such leftovers they are swept out, so that cancelling for ever does not grow the
 from __future__ import annotations
 
 import heapq
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 __all__ = ["Entry", "Heap"]
@@ -21,12 +23,12 @@ _FEW = 64  # cancelled entries; not worth sweeping
 class Heap:
     """Items, smallest key first. O(log n) to put one in and to take the first out."""
 
-    __slots__ = ("_cancelled", "_heap", "_sequence")
+    __slots__ = ("_cancelled", "_heap", "_number")
 
-    def __init__(self) -> None:
-        """Start empty."""
+    def __init__(self, number: Callable[[], int] | None = None) -> None:
+        """Start empty; *number* counts the entries, those of other heaps too if it is shared."""
         self._heap: list[Entry] = []
-        self._sequence = 0
+        self._number = itertools.count(1).__next__ if number is None else number
         self._cancelled = 0
 
     def __len__(self) -> int:

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 from background_tasks.heap import Entry, Heap
 
@@ -28,9 +30,9 @@ class Ready(Heap):
 
     __slots__ = ("_aging", "_latest", "_now")
 
-    def __init__(self, aging: float) -> None:
-        """Start empty; *aging* is seconds a point of priority, 0 to infinity."""
-        super().__init__()
+    def __init__(self, aging: float, number: Callable[[], int] | None = None) -> None:
+        """Start empty; *aging* is seconds a point of priority, 0 to infinity; see Heap, too."""
+        super().__init__(number)
         self._aging = aging
         self._latest = 0.0  # the last stamp
         self._now = _EPOCH  # the instant that it stands for
@@ -50,6 +52,18 @@ class Ready(Heap):
                 self._now = now
         return self._latest
 
+    def instant_of(self, stamp: float) -> datetime:
+        """Return the instant of an earlier stamp, by the clock as it stands now."""
+        return self._now - timedelta(seconds=self._latest - stamp)
+
+    def startable(self) -> int:
+        """Return how many runs may start: all there are."""
+        return len(self)
+
+    def pop_at(self, now: datetime) -> Any:
+        """Take out the best run; None when there is none. *now* is for `Admission`."""
+        return self.pop()
+
     def push(self, stamp: float, priority: int, run: object) -> Entry:
         """Put *run* in; return its entry, for `cancel`."""
         key: object = stamp  # the same object for all of a burst: heapq sees that at once
@@ -57,7 +71,6 @@ class Ready(Heap):
             key = -priority, stamp
         elif priority:
             key = stamp - self._aging * priority
-        self._sequence += 1
-        entry = [key, self._sequence, run]
+        entry = [key, self._number(), run]
         heapq.heappush(self._heap, entry)
         return entry

@@ -14,9 +14,9 @@ from contextvars import copy_context
 from types import AsyncGeneratorType, CoroutineType, GeneratorType, TracebackType
 
 from background_tasks.checks import error_text
-from background_tasks.engine import Outcome
 from background_tasks.primitives import Primitives
 from background_tasks.resources import read, spent
+from background_tasks.run import Outcome
 from background_tasks.task import Execution, Retry, Task, running_execution
 
 __all__ = ["attempt"]

@@ -8,33 +8,33 @@ what is ready, best first, until nothing is; and the callers of its methods.
 from __future__ import annotations
 
 import atexit
-import heapq
 import math
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
-from itertools import islice
-from operator import itemgetter
 from typing import Any, TypeVar
 
 from background_tasks import checks
+from background_tasks.admission import Rules
 from background_tasks.changes import Change, ChangeKind
 from background_tasks.checks import Duration
-from background_tasks.engine import Engine, Run, Stats
+from background_tasks.engine import Engine, Stats
 from background_tasks.errors import (
     AlreadyAddedError,
     InvalidTypeError,
     InvalidValueError,
     TaskNotFoundError,
 )
+from background_tasks.gates import Gate, Gates
 from background_tasks.logger import log
+from background_tasks.outlook import Bound, Upcoming, Waiting, upcoming, waiting
 from background_tasks.pool import DaemonPool
 from background_tasks.primitives import REAL, Primitives
 from background_tasks.reporter import Reporter
+from background_tasks.run import Run
 from background_tasks.runner import attempt
 from background_tasks.task import Execution, RetryPolicy, Task, triggers_of
 from background_tasks.trigger import (
@@ -43,12 +43,11 @@ from background_tasks.trigger import (
     EventTrigger,
     OneTimeTrigger,
     PeriodicTrigger,
-    TimedTrigger,
     Trigger,
     trigger_of,
 )
 
-__all__ = ["Scheduler", "Upcoming"]
+__all__ = ["Scheduler"]
 
 _F = TypeVar("_F", bound=Callable[..., object])
 _S = TypeVar("_S", bound="Scheduler")
@@ -63,24 +62,7 @@ class _State(Enum):
     STOPPED = "stopped"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Upcoming:
-    """One entry of ``Scheduler.upcoming``: a run that is to come.
-
-    Attributes:
-        at: When it is due, an aware UTC datetime.
-        task_id: The ID of its task.
-        task_name: The name of its task.
-        is_retry: Whether it is the next attempt of a run that failed.
-        reason: Why it will not run then as things stand: "disabled", "stopped" or "not started";
-            "" when it will.
-    """
-
-    at: datetime
-    task_id: int
-    task_name: str
-    is_retry: bool = False
-    reason: str = ""
+_OBSTACLES = {_State.NEW: "not started", _State.RUNNING: "", _State.STOPPED: "stopped"}
 
 
 class _Ticker:
@@ -117,6 +99,11 @@ class Scheduler:
         *,
         tick_interval: Duration = 1.0,
         aging: float = 5.0,
+        lanes: Mapping[str, int] = {},
+        capacity: Mapping[str, float] = {},
+        gates: Iterable[Gate] = (),
+        ungated_priority: int | None = None,
+        max_defer: Duration = 300.0,
         executor: Executor | None = None,
         exit_grace: Duration = 5.0,
         _primitives: Primitives = REAL,
@@ -129,6 +116,15 @@ class Scheduler:
                 longest wait before a changed clock is noticed; at least 0.001.
             aging: How many seconds of waiting weigh as much as one point of priority; 0 is first
                 come first served, ``math.inf`` strict priority.
+            lanes: How many of the slots are reserved, by name, for the tasks that name the lane,
+                which may use the others, too. At least one slot must be left.
+            capacity: How much there is of resources that tasks declare to need, by name:
+                ``{"db": 2, "mem_mb": 4000}``.
+            gates: What is measured once a second; while one is closed no further run starts,
+                but for one when none runs.
+            ungated_priority: Tasks of this priority and above pass gates; None is no task.
+            max_defer: Seconds; a run that a gate holds up for so long is let through, and
+                nothing that needs the same resources starts before one that waits for them.
             executor: Where functions are called: any ``concurrent.futures.Executor``. None is
                 this scheduler's own threads. It is not shut down.
             exit_grace: How long the end of the process waits for running tasks.
@@ -138,6 +134,7 @@ class Scheduler:
             TypeError: A value is of the wrong kind.
         """
         self._max = checks.whole("max_running_tasks", max_running_tasks, least=1)
+        self._aging = _aging(aging)
         self._tick = checks.duration("tick_interval", tick_interval, least=0.001)
         self._exit_grace = checks.seconds("exit_grace", exit_grace)
         if executor is not None and not checks.has_method(executor, "submit"):
@@ -146,9 +143,22 @@ class Scheduler:
             )
         self._executor = executor
         self._primitives = _primitives
+        self._gates = Gates(gates)
+        self._sampling = _primitives.lock()  # only ever tried, so its place in the order is free
+        self._rules = Rules(
+            lanes=lanes,
+            capacity=capacity,
+            has_gates=self._gates.wait(0.0) is not None,
+            ungated_priority=ungated_priority,
+            max_defer=checks.seconds("max_defer", max_defer),
+        )
+        self._rules.check_slots(self._max)
         self._lock = _primitives.lock()
         self._engine = Engine(  # guarded by _lock, but for `ring` and reading `rung`
-            max_running_tasks=self._max, aging=_aging(aging), on_time=self._tick
+            max_running_tasks=self._max,
+            aging=self._aging,
+            on_time=self._tick,
+            rules=None if self._rules.is_trivial else self._rules,
         )
         self._reporter = Reporter(self._engine.changes, _primitives)
         self._engine.level = self._reporter.level
@@ -202,11 +212,14 @@ class Scheduler:
         Works before and after `start`, also while stopped. Returns the same Task.
 
         Raises:
-            ValueError: It was added before, here or to another scheduler.
+            ValueError: It was added before, here or to another scheduler; or it names a lane
+                or a resource that there is not, or more of it than there is.
             TypeError: It is not a Task.
         """
         if not isinstance(task, Task):
             raise InvalidTypeError(f"task must be a Task, got {checks.shown(task)}")
+        if task._demand is not None:
+            self._rules.check_task(task)
         self._acquire()
         try:
             if task._owner is not None:
@@ -239,8 +252,10 @@ class Scheduler:
             if self._known(task_id) is not None:
                 self._engine.remove(task_id, self._primitives.utc_now())
             self._wake_waiters()  # its run_task may wait for a retry that will not be
+            claimed = self._claim_while_ticking()  # others may have stepped aside for it
         finally:
             self._unlock()
+        self._hand_to_pool(claimed)
 
     def get_task(self, task_id: int) -> Task:
         """Return the task with that ID.
@@ -270,6 +285,9 @@ class Scheduler:
         enabled: bool = True,
         priority: int = 0,
         max_instances: int = 1,
+        overlap: str = "queue",
+        lane: str | None = None,
+        resources: Mapping[str, float] = {},
         missed: str = "once",
         misfire_grace: Duration | None = None,
         timeout: Duration | None = None,
@@ -309,6 +327,9 @@ class Scheduler:
                     enabled=enabled,
                     priority=priority,
                     max_instances=max_instances,
+                    overlap=overlap,
+                    lane=lane,
+                    resources=resources,
                     missed=missed,
                     misfire_grace=misfire_grace,
                     timeout=timeout,
@@ -479,18 +500,30 @@ class Scheduler:
             state = self._state
         finally:
             self._unlock()
-        fires = (_fires(due, task, trigger) for due, task, trigger in first)
-        soonest = islice(heapq.merge(*fires, key=itemgetter(0)), n)
-        return [
-            Upcoming(
-                at=at,
-                task_id=task.id,
-                task_name=task.name,
-                is_retry=is_retry,
-                reason=_obstacle(task, state),
-            )
-            for at, task, is_retry in soonest
-        ]
+        return upcoming(first, n, _OBSTACLES[state])
+
+    def ready(self, n: int = 100) -> list[Waiting]:
+        """Return the first *n* runs that wait for their turn, and what each waits for.
+
+        In the order in which they will start as things stand. Runs that wait for a retry are in
+        `upcoming`. Looks at the history of every task, so it is for people, not for each run.
+
+        Raises:
+            ValueError: *n* is negative.
+        """
+        n = min(checks.whole("n", n, least=0), sys.maxsize)
+        self._acquire()
+        try:
+            now = self._primitives.utc_now()
+            found = self._engine.waiting(n, now)
+            tasks = list(self._engine.tasks.values())
+            running = [run.execution for run in self._engine.live.values()]
+            state = self._state
+        finally:
+            self._unlock()
+        slots = self._max - sum(self._rules.lanes.values())
+        bound = Bound(tasks, running, now=now, slots=slots, aging=self._aging)
+        return waiting(found, bound if state is _State.RUNNING else None, _OBSTACLES[state])
 
     def stats(self) -> Stats:
         """Return the counters: removed tasks stay in the sums."""
@@ -771,7 +804,10 @@ class Scheduler:
             if poll:
                 polled_at = at
             self._tick_once(poll=poll)
-            wait, now = self._plan_wait(ticker, polled_at + tick - monotonic())
+            at = monotonic()
+            sample = self._gates.wait(at)
+            to_poll = polled_at + tick - at
+            wait, now = self._plan_wait(ticker, to_poll if sample is None else min(to_poll, sample))
             if now == seen:
                 wait = max(wait, min(_FROZEN_PAUSE, tick))
             seen = now
@@ -798,6 +834,7 @@ class Scheduler:
 
     def _tick_once(self, *, poll: bool) -> int:
         """Release and dispatch what is due; return how many runs were released."""
+        self._sample_gates()
         released = 0
         batch = self._max  # at first as few as there are slots to start with them
         while True:
@@ -826,6 +863,22 @@ class Scheduler:
                 released += self._ask(arms)
             elif not more:
                 return released
+
+    def _sample_gates(self) -> None:
+        """Ask the sensors of the gates, if that is due and no other thread is at it."""
+        at = self._primitives.monotonic()
+        if not self._gates.due(at) or not self._sampling.acquire(False):
+            return
+        try:
+            now = self._primitives.utc_now()
+            news = self._gates.sample(at, now)
+            self._acquire()
+            try:
+                self._engine.set_gates(news, self._gates.closed(), now)
+            finally:
+                self._unlock()
+        finally:
+            self._sampling.release()
 
     # Triggers of the user's, asked with no lock held
 
@@ -1010,21 +1063,6 @@ def _aging(aging: object) -> float:
 def _summary(function: object) -> str:
     """Return the first line of the function's docstring."""
     return (getattr(function, "__doc__", None) or "").strip().partition("\n")[0]
-
-
-def _fires(
-    due: datetime, task: Task, trigger: Trigger | None
-) -> Iterator[tuple[datetime, Task, bool]]:
-    yield due, task, trigger is None
-    if isinstance(trigger, TimedTrigger):
-        for at in trigger.fires_after(due):
-            yield at, task, False
-
-
-def _obstacle(task: Task, state: _State) -> str:
-    if not task.enabled:
-        return "disabled"
-    return {_State.NEW: "not started", _State.STOPPED: "stopped"}.get(state, "")
 
 
 _schedulers: weakref.WeakSet[Scheduler] = weakref.WeakSet()

@@ -29,6 +29,8 @@ from background_tasks.trigger import Arm, Trigger
 
 __all__ = [
     "MISSED_POLICIES",
+    "OVERLAP_POLICIES",
+    "Demand",
     "Execution",
     "Retry",
     "RetryPolicy",
@@ -36,6 +38,7 @@ __all__ = [
     "Task",
     "TaskOwner",
     "current_execution",
+    "priority_of",
     "running_execution",
     "triggers_of",
 ]
@@ -43,6 +46,7 @@ __all__ = [
 _HIGHEST_PRIORITY = 1_000_000_000  # so that no product with `aging` overflows
 _LONGEST_HISTORY = 1_000_000  # executions
 MISSED_POLICIES = ("once", "all", "skip")
+OVERLAP_POLICIES = ("queue", "skip")
 
 
 class Status(str, Enum):
@@ -53,7 +57,7 @@ class Status(str, Enum):
     RETRYING = "RETRYING"  # failed, waits for its next attempt
     SUCCESS = "SUCCESS"  # ended: the function returned
     FAILED = "FAILED"  # ended: the last attempt raised
-    MISSED = "MISSED"  # ended without a run: released later than the task's misfire_grace
+    MISSED = "MISSED"  # ended without a run: later than misfire_grace, or skipped for an overlap
     DROPPED = "DROPPED"  # ended without a (further) run: its task was removed
 
     __str__ = str.__str__
@@ -278,6 +282,19 @@ class TaskOwner(Protocol):
         """Return the ended executions of *task*, oldest first."""
 
 
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a run of a task needs beside a slot.
+
+    Attributes:
+        lane: The name of the lane whose slots it may use, too; None is none.
+        resources: Pairs of a resource's name and how much of it; in the order of the names.
+    """
+
+    lane: str | None = None
+    resources: tuple[tuple[str, float], ...] = ()
+
+
 class Task:
     """A function to run, with its arguments, when a trigger says so.
 
@@ -289,6 +306,7 @@ class Task:
     __slots__ = (
         "__weakref__",
         "_arms",
+        "_demand",
         "_enabled",
         "_head",
         "_history",
@@ -311,6 +329,7 @@ class Task:
         "misfire_grace",
         "missed",
         "name",
+        "overlap",
         "retry_policy",
         "timeout",
     )
@@ -328,6 +347,9 @@ class Task:
         enabled: bool = True,
         priority: int = 0,
         max_instances: int = 1,
+        overlap: str = "queue",
+        lane: str | None = None,
+        resources: Mapping[str, float] = {},
         missed: str = "once",
         misfire_grace: Duration | None = None,
         timeout: Duration | None = None,
@@ -348,6 +370,10 @@ class Task:
             enabled: While False nothing of it runs: timers pass, events wait.
             priority: Larger goes first; may be negative.
             max_instances: How many of its runs may run at once.
+            overlap: What becomes of a run released while so many run: with "queue" it waits, with
+                "skip" it is recorded as MISSED.
+            lane: The scheduler's lane whose reserved slots it may use, besides the common ones.
+            resources: How much it needs of each of the scheduler's ``capacity`` while it runs.
             missed: Occurrences that were missed: "once", one late run stands for all; "all", each
                 is run, oldest first; "skip", none that is late.
             misfire_grace: A run released later than this, in seconds, is recorded as MISSED
@@ -374,8 +400,14 @@ class Task:
             )
         self.retry_policy = retry_policy
         self._enabled = checks.boolean("enabled", enabled)
-        self._priority = _priority(priority)
+        self._priority = priority_of(priority)
         self.max_instances = checks.whole("max_instances", max_instances, least=1)
+        if checks.text("overlap", overlap) not in OVERLAP_POLICIES:
+            raise InvalidValueError(
+                f'overlap must be "queue" or "skip", got {checks.shown(overlap)}'
+            )
+        self.overlap = overlap
+        self._demand = _demand(lane, resources)
         if checks.text("missed", missed) not in MISSED_POLICIES:
             raise InvalidValueError(
                 f'missed must be "once", "all" or "skip", got {checks.shown(missed)}'
@@ -432,7 +464,17 @@ class Task:
 
     @priority.setter
     def priority(self, value: int) -> None:
-        self._change("priority", _priority(value))
+        self._change("priority", priority_of(value))
+
+    @property
+    def lane(self) -> str | None:
+        """The lane whose reserved slots it may use, None for no lane."""
+        return None if self._demand is None else self._demand.lane
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """How much of each resource it needs while it runs; a dict of its own."""
+        return {} if self._demand is None else dict(self._demand.resources)
 
     @property
     def quarantine(self) -> str | None:
@@ -481,14 +523,25 @@ def _keywords(kwargs: object) -> dict[str, object]:
 _NO_KEYWORDS: dict[str, object] = {}  # shared by all tasks without; never written to
 
 
-def _priority(value: object) -> int:
+def priority_of(value: object, rule: str = "priority") -> int:
+    """Return *value* if it is a priority; *rule* names it."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidTypeError(f"priority must be an int, got {checks.shown(value)}")
+        raise InvalidTypeError(f"{rule} must be an int, got {checks.shown(value)}")
     if abs(value) > _HIGHEST_PRIORITY:
         raise InvalidValueError(
-            f"priority must lie within ±{_HIGHEST_PRIORITY}, got {checks.shown(value)}"
+            f"{rule} must lie within ±{_HIGHEST_PRIORITY}, got {checks.shown(value)}"
         )
     return value
+
+
+def _demand(lane: object, resources: object) -> Demand | None:
+    """Return what a task needs beside a slot; None for nothing, which costs no memory."""
+    if lane is None and resources == {} and type(resources) is dict:
+        return None
+    if lane is not None:
+        checks.name_text("lane", lane)
+    amounts = checks.amounts("resources", resources)
+    return Demand(lane, tuple(sorted(amounts.items())))  # type: ignore[arg-type] # it is a str
 
 
 def _optional(rule: str, value: object) -> timedelta | None:

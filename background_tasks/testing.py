@@ -16,15 +16,16 @@ For pytest there are fixtures in `background_tasks.pytest_plugin`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from background_tasks import checks
 from background_tasks.checks import Duration
-from background_tasks.engine import Run
 from background_tasks.errors import InvalidValueError
+from background_tasks.gates import Gate
 from background_tasks.primitives import Primitives
+from background_tasks.run import Run
 from background_tasks.scheduler import Scheduler
 
 __all__ = ["Clock", "InlineScheduler"]
@@ -158,14 +159,26 @@ class InlineScheduler(Scheduler):
         clock: Clock | None = None,
         tick_interval: Duration = 1.0,
         aging: float = 5.0,
+        lanes: Mapping[str, int] = {},
+        capacity: Mapping[str, float] = {},
+        gates: Iterable[Gate] = (),
+        ungated_priority: int | None = None,
+        max_defer: Duration = 300.0,
     ) -> None:
-        """Make one; the arguments are those of `Scheduler`.
+        """Make one; what is not told here is as for `Scheduler`.
 
         Args:
-            max_running_tasks: How many runs at once. It matters when a function moves the clock.
+            max_running_tasks: How many runs at once. This, *lanes* and *capacity* matter when a
+                function moves the clock: others run meanwhile.
             clock: The clock to live by; None is one of its own, in ``clock``.
-            tick_interval: Seconds between two looks at triggers that know no due time.
-            aging: How many seconds of waiting weigh as much as one point of priority.
+            tick_interval: Seconds of the clock between two looks at triggers that know no due
+                time.
+            aging: As for `Scheduler`.
+            lanes: As for `Scheduler`.
+            capacity: As for `Scheduler`.
+            gates: As for `Scheduler`; sampled when the clock has moved a second.
+            ungated_priority: As for `Scheduler`.
+            max_defer: As for `Scheduler`.
 
         Raises:
             ValueError: A value breaks a rule.
@@ -177,6 +190,11 @@ class InlineScheduler(Scheduler):
             max_running_tasks,
             tick_interval=tick_interval,
             aging=aging,
+            lanes=lanes,
+            capacity=capacity,
+            gates=gates,
+            ungated_priority=ungated_priority,
+            max_defer=max_defer,
             _primitives=Primitives(
                 thread=_Thread,
                 queue=lambda: self._queue,
@@ -221,11 +239,13 @@ class InlineScheduler(Scheduler):
             engine, now = self._engine, self.clock.now()
             if engine.is_paused:
                 return None
-            due = engine.next_due()
+            comings = [engine.next_due()]
             if engine.is_polling:
-                asked = now + self._tick
-                due = asked if due is None else min(due, asked)
-            return due
+                comings.append(now + self._tick)
+            sample = self._gates.wait(self.clock.monotonic())
+            if sample is not None and engine.has_waiting:
+                comings.append(now + timedelta(seconds=sample))
+            return min((each for each in comings if each is not None), default=None)
         finally:
             self._unlock()
 

@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import NamedTuple
 
-from background_tasks.engine import Engine, Outcome, Run
+from background_tasks.engine import Engine
 from background_tasks.resources import NO_COST
+from background_tasks.run import Outcome, Run
 from background_tasks.task import Task
 from background_tasks.trigger import Arm, EventTrigger
 

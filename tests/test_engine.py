@@ -13,8 +13,9 @@ from freezegun import freeze_time
 
 from background_tasks import engine as engine_module
 from background_tasks.changes import Change, ChangeKind
-from background_tasks.engine import Engine, Outcome, Run
+from background_tasks.engine import Engine
 from background_tasks.resources import NO_COST, Resources
+from background_tasks.run import Outcome, Run
 from background_tasks.task import Status, Task
 from background_tasks.trigger import (
     Arm,

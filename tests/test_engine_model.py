@@ -34,7 +34,8 @@ from hypothesis.stateful import (
 
 from background_tasks import engine as engine_module
 from background_tasks.changes import Change, ChangeKind
-from background_tasks.engine import Engine, Outcome, Run, _Deadline, _may_run
+from background_tasks.engine import Engine, _Deadline, _may_run
+from background_tasks.run import Outcome, Run
 from background_tasks.task import Execution, Status, Task
 from background_tasks.trigger import (
     Arm,

@@ -214,7 +214,6 @@ def test_behaves_like_a_sorted_list(steps: list[tuple[str, int]]) -> None:
 
 def _push(heap: Heap, key: int, item: object) -> Entry:
     """Do what the heaps built on it do: put *item* in under *key*, after its equals."""
-    heap._sequence += 1
-    entry = [key, heap._sequence, item]
+    entry = [key, heap._number(), item]
     heapq.heappush(heap._heap, entry)
     return entry

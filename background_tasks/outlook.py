@@ -1,0 +1,163 @@
+"""What is to come, and why not yet: values for people, made of what the engine says.
+
+No thread, lock or clock: the scheduler hands in what it has read under its lock.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import islice
+from operator import itemgetter
+
+from background_tasks.engine import Pending
+from background_tasks.task import Execution, Status, Task
+from background_tasks.trigger import TimedTrigger, Trigger
+
+__all__ = ["Bound", "Upcoming", "Waiting", "upcoming", "waiting"]
+
+_NO_SLOT = ("", "no slot is free")  # the reasons under which the bound holds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upcoming:
+    """One entry of ``Scheduler.upcoming``: a run that is to come.
+
+    Attributes:
+        at: When it is due, an aware UTC datetime.
+        task_id: The ID of its task.
+        task_name: The name of its task.
+        is_retry: Whether it is the next attempt of a run that failed.
+        reason: Why it will not run then as things stand: "disabled", "stopped" or "not started";
+            "" when it will.
+    """
+
+    at: datetime
+    task_id: int
+    task_name: str
+    is_retry: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """One entry of ``Scheduler.ready``: a run that was released and has not started.
+
+    Attributes:
+        run_id: The ID of its Execution.
+        task_id: The ID of its task.
+        task_name: The name of its task.
+        priority: The priority of its task.
+        released_at: When it was released, an aware UTC datetime.
+        reason: What it waits for: a slot, another run of its task, a resource, a gate, and so on,
+            with the figures; "" when it is about to start.
+        latest_start: When it will have started at the latest if no run takes longer than the
+            longest so far, by the bound of `background_tasks.ready`; None where there is no
+            bound: with ``aging=math.inf``, and for a run that waits for more than a slot.
+    """
+
+    run_id: int
+    task_id: int
+    task_name: str
+    priority: int
+    released_at: datetime | None
+    reason: str = ""
+    latest_start: datetime | None = None
+
+
+def upcoming(
+    first: Iterable[tuple[datetime, Task, Trigger | None]], n: int, obstacle: str
+) -> list[Upcoming]:
+    """Return the next *n* runs from the *first* due times, with *obstacle* to all of them."""
+    fires = (_fires(due, task, trigger) for due, task, trigger in first)
+    soonest = islice(heapq.merge(*fires, key=itemgetter(0)), n)
+    return [
+        Upcoming(
+            at=at,
+            task_id=task.id,
+            task_name=task.name,
+            is_retry=is_retry,
+            reason=obstacle if task.enabled else "disabled",
+        )
+        for at, task, is_retry in soonest
+    ]
+
+
+def _fires(
+    due: datetime, task: Task, trigger: Trigger | None
+) -> Iterator[tuple[datetime, Task, bool]]:
+    yield due, task, trigger is None
+    if isinstance(trigger, TimedTrigger):
+        for at in trigger.fires_after(due):
+            yield at, task, False
+
+
+class Bound:
+    """How long a run may wait for a slot: see `background_tasks.ready`.
+
+    The longest run of each task is that of its history and of what runs now; a task without any
+    is taken to be as long as the longest of the others.
+    """
+
+    def __init__(
+        self,
+        tasks: Iterable[Task],
+        running: Iterable[Execution],
+        *,
+        now: datetime,
+        slots: int,
+        aging: float,
+    ) -> None:
+        """Look at the *tasks*, of which those in *running* have begun; *slots* serve them all."""
+        self._slots = slots
+        self._aging = aging
+        tasks = list(tasks)
+        known = {task.id: length for task in tasks if (length := _longest(task)) is not None}
+        self._longest = max(known.values(), default=math.inf)
+        self._lengths = {task.id: known.get(task.id, self._longest) for task in tasks}
+        for execution in running:
+            if execution.status is Status.RUNNING and execution.started_at is not None:
+                length = (now - execution.started_at).total_seconds()
+                before = self._lengths.get(execution.task_id, 0.0)
+                self._lengths[execution.task_id] = max(length, before)
+                self._longest = max(length, self._longest)
+        self._sum = sum(self._lengths.values())
+        self._highest = max((task.priority for task in tasks), default=0)
+
+    def latest_start(self, pending: Pending) -> datetime | None:
+        """Return when a run will have started at the latest; None when nobody knows."""
+        if pending.since is None or pending.reason not in _NO_SLOT:
+            return None
+        task = pending.run.task
+        others = self._sum - self._lengths.get(task.id, 0.0)
+        ahead = self._highest - task.priority
+        passed = self._aging * ahead if ahead else 0.0  # inf * 0 is NaN
+        try:
+            wait = timedelta(seconds=passed + others / self._slots + self._longest)
+            return pending.since + wait
+        except (OverflowError, ValueError):  # infinite, or beyond the year 9999
+            return None
+
+
+def _longest(task: Task) -> float | None:
+    """Return the seconds of the longest run in the history of *task*, None without any."""
+    return max((each.resources.wall for each in tuple(task._history or ())), default=None)
+
+
+def waiting(found: Iterable[Pending], bound: Bound | None, obstacle: str) -> list[Waiting]:
+    """Return the runs that were *found* to wait, with *obstacle* to all of them."""
+    return [
+        Waiting(
+            run_id=pending.run.execution.id,
+            task_id=pending.run.task.id,
+            task_name=pending.run.task.name,
+            priority=pending.run.task.priority,
+            released_at=pending.run.execution.released_at,
+            reason=obstacle or pending.reason,
+            latest_start=None if bound is None else bound.latest_start(pending),
+        )
+        for pending in found
+    ]

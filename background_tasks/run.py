@@ -1,0 +1,56 @@
+"""What is known of a run while it lasts: `Run`, and of the end of an attempt: `Outcome`.
+
+Values only; a Run belongs to the engine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from background_tasks.heap import Entry
+from background_tasks.resources import Cost
+from background_tasks.task import Execution, Task
+from background_tasks.trigger import Arm
+
+__all__ = ["Outcome", "Run"]
+
+_NO_TIME = timedelta(0)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How an attempt ended.
+
+    Attributes:
+        ended_at: When.
+        cost: What it cost.
+        results: What the function returned.
+        error: The error as text, "" when it returned.
+        traceback: The traceback as text.
+        retry_after: Seconds until the next attempt; None is no further one.
+    """
+
+    ended_at: datetime
+    cost: Cost
+    results: object = None
+    error: str = ""
+    traceback: str = ""
+    retry_after: float | None = None
+
+
+class Run:
+    """What the engine knows of an execution that has not ended."""
+
+    __slots__ = ("arm", "deadline", "delay", "entry", "execution", "is_inline", "stamp", "task")
+
+    def __init__(self, task: Task, arm: Arm | None, execution: Execution) -> None:
+        """Start without a place in a heap."""
+        self.task = task
+        self.arm = arm
+        self.execution = execution
+        self.entry: Entry | None = None  # in the ready heap, or in the agenda while it retries
+        self.deadline: Entry | None = None  # in the agenda, for the timeout of this attempt
+        self.delay = _NO_TIME  # how long it waits for its retry
+        self.stamp = 0.0  # when it could first have started, once it is in the ready heap
+        self.is_inline = False  # runs in the caller of run_task: no slot, no place in a queue
