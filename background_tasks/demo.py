@@ -26,6 +26,7 @@ from queue import Empty, SimpleQueue
 
 from background_tasks.clock import monotonic, utc_now
 from background_tasks.engine import Stats
+from background_tasks.gates import CpuPressure
 from background_tasks.outlook import Upcoming
 from background_tasks.scheduler import Scheduler
 from background_tasks.task import Execution, RetryPolicy, Status, Task, current_execution
@@ -492,7 +493,8 @@ def run(seconds: float) -> int:
     with _signals() as signals, tempfile.TemporaryDirectory(prefix="background-tasks-") as folder:
         agent = Agent(Path(folder))
         tasks = agent.tasks()
-        scheduler = Scheduler(2)
+        # While programs wait for a CPU, only what is urgent goes on at its pace.
+        scheduler = Scheduler(2, gates=[CpuPressure(30)], ungated_priority=5)
         for task in tasks:
             scheduler.add_task(task)
         started = monotonic()

@@ -1,11 +1,21 @@
 """Who runs next: the released runs that may start, best first; no lock, thread or clock.
 
 The key of a run never changes while it waits: ``stamp - aging * priority``, smallest first, ties
-in the order they were put in. *stamp* is when the run could first have started. So a run with one
-point of priority more goes before those that could have started up to *aging* seconds earlier, and
-a run of low priority is not passed for ever: it is passed by those of higher priority that could
-start less than ``aging * (difference)`` seconds after it, and by no others. ``aging=0`` is first
-come first served, ``math.inf`` strict priority.
+in the order they were put in. *stamp* is when the run could first have started, as the head of
+its task's own queue: what waits behind its own backlog earns nothing. So a run with one point of
+priority more goes before those that could have started up to *aging* seconds earlier, and before
+no others. ``aging=0`` is first come first served, ``math.inf`` strict priority.
+
+How long a run waits at most, with N slots, P the highest priority of all tasks, C the longest
+run of a task, and no lanes, resources or gates in its way::
+
+    aging * (P - priority) + sum of the C of the other tasks / N + the longest C of all
+
+After the first ``aging * (P - priority)`` seconds of its wait whatever can start later has a larger
+key. What still goes before it is one run of each other task, the heads of that moment, and at most
+N runs are under way. No slot is free until it starts, so these are worked off N at a time: the
+heads in the second term, what was under way in the third. Where priorities change while it waits,
+P is the highest there was, *priority* its own lowest.
 """
 
 from __future__ import annotations
