@@ -9,7 +9,9 @@ from background_tasks.errors import (
     InvalidTypeError,
     InvalidValueError,
     MissingExtraError,
+    TaskCancelledError,
     TaskNotFoundError,
+    TaskTimeoutError,
 )
 from background_tasks.gates import CpuPressure, Gate, GateReading, LoadPerCpu, MemoryAvailable
 from background_tasks.logger import configure_logging
@@ -51,7 +53,9 @@ __all__ = [
     "Stats",
     "Status",
     "Task",
+    "TaskCancelledError",
     "TaskNotFoundError",
+    "TaskTimeoutError",
     "Trigger",
     "Upcoming",
     "Waiting",

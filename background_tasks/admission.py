@@ -188,6 +188,10 @@ class Admission:
             # Not what is left of sums of floats, once there is nothing left.
             self._used[name] = self._used[name] - amount if self._holders[name] else 0
 
+    def add_slots(self, more: int) -> None:
+        """Have so many common slots more; fewer when negative."""
+        self._common += more
+
     def set_gates(self, closed: tuple[str, ...], now: datetime) -> None:
         """Take note of the readings of the gates that are closed."""
         if closed and not self._closed:

@@ -38,6 +38,9 @@ class ChangeKind(str, Enum):
     RUN_STARTED = "run.started", logging.DEBUG  # an attempt begins
     RUN_OVERDUE = "run.overdue", logging.WARNING  # an attempt runs longer than its timeout
     RUN_RETRYING = "run.retrying", logging.WARNING  # an attempt failed; the next is planned
+    RUN_STUCK = "run.stuck", logging.ERROR  # asked to give up, it goes on; with its stack
+    RUN_CANCELLED = "run.cancelled", logging.WARNING
+    RUN_TIMED_OUT = "run.timed_out", logging.ERROR
     RUN_SUCCEEDED = "run.succeeded", logging.INFO
     RUN_FAILED = "run.failed", logging.ERROR
     RUN_MISSED = "run.missed", logging.WARNING

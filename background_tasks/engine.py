@@ -32,7 +32,7 @@ from background_tasks.heap import Entry
 from background_tasks.ready import Ready
 from background_tasks.resources import added
 from background_tasks.run import Outcome, Run
-from background_tasks.task import Execution, Status, Task
+from background_tasks.task import TIMED_OUT, WAS_CANCELLED, WAS_STOPPED, Execution, Status, Task
 from background_tasks.trigger import Arm, TimedTrigger, Trigger, arms_of, trigger_of
 
 __all__ = ["MAX_CATCH_UP", "Engine", "Pending", "Stats"]
@@ -45,6 +45,7 @@ _SUCCESS, _FAILED, _MISSED, _DROPPED = (
     Status.MISSED,
     Status.DROPPED,
 )
+_CANCELLED, _TIMED_OUT = Status.CANCELLED, Status.TIMED_OUT
 _RELEASED, _STARTED = ChangeKind.RUN_RELEASED, ChangeKind.RUN_STARTED
 _SUCCEEDED_LEVEL = ChangeKind.RUN_SUCCEEDED.level
 _QUIET_LEVEL = _RELEASED.level  # that of a release and of a start
@@ -54,7 +55,16 @@ _ENDS = {
     _FAILED: ChangeKind.RUN_FAILED,
     _MISSED: ChangeKind.RUN_MISSED,
     _DROPPED: ChangeKind.RUN_DROPPED,
+    _CANCELLED: ChangeKind.RUN_CANCELLED,
+    _TIMED_OUT: ChangeKind.RUN_TIMED_OUT,
 }
+_ENDED_WELL = {  # by cancel_reason: the function returned
+    "": _SUCCESS,
+    TIMED_OUT: _TIMED_OUT,
+    WAS_CANCELLED: _CANCELLED,
+    WAS_STOPPED: _CANCELLED,
+}
+_ENDED_BADLY = {**_ENDED_WELL, "": _FAILED}  # it raised
 _GATE_NEWS = {
     "closed": ChangeKind.GATE_CLOSED,
     "opened": ChangeKind.GATE_OPENED,
@@ -76,12 +86,14 @@ class Stats:
     Attributes:
         released: Runs that were released.
         succeeded: Runs that ended in SUCCESS.
-        failed: Runs that ended in FAILED.
+        failed: Runs that ended in FAILED or TIMED_OUT.
         missed: Runs that ended in MISSED.
-        cancelled: Runs that were cancelled; there is no way to do that yet.
+        cancelled: Runs that ended in CANCELLED.
         dropped: Runs that ended in DROPPED.
         pending: Runs that wait for their turn or for a retry.
         running: Runs whose function is being called.
+        timed_out: Of those that failed, the ones that ended in TIMED_OUT.
+        stuck: Of those that run, the ones that were asked to give up and go on.
         retries: Attempts after the first.
         skipped: Occurrences that made no run of their own: they passed while the task was
             disabled, or a late or waiting run stands for them.
@@ -96,6 +108,8 @@ class Stats:
     dropped: int = 0
     pending: int = 0
     running: int = 0
+    timed_out: int = 0
+    stuck: int = 0
     retries: int = 0
     skipped: int = 0
     tasks: int = 0
@@ -165,6 +179,8 @@ class Engine:
         aging: float,
         on_time: timedelta,
         rules: Rules | None = None,
+        stuck_after: timedelta = timedelta(seconds=10),
+        replacements: int = 0,
     ) -> None:
         """Start empty and not paused.
 
@@ -173,6 +189,8 @@ class Engine:
             aging: Seconds a point of priority; see `ready`.
             on_time: A run released no later than this is not late for ``missed="skip"``.
             rules: What there is to obey beside the number of slots; None is nothing.
+            stuck_after: How long a run that was asked to give up may go on before it is stuck.
+            replacements: How many slots more there may be, one for each stuck run.
         """
         self.tasks: dict[int, Task] = {}
         self.last_task_id = -1
@@ -184,6 +202,9 @@ class Engine:
         self.changes: deque[Change] = deque()  # to be told; popped from unlocked
         self.level = 0  # changes below it interest nobody and are not noted
         self._max = max_running_tasks
+        self._stuck_after = stuck_after
+        self._replacements = replacements
+        self._replaced = 0  # slots beyond _max: stuck runs that have been replaced
         self._on_time = on_time
         self._agenda = Agenda()
         self._admission: Admission | None = None  # the same object as _ready, if there are rules
@@ -200,7 +221,9 @@ class Engine:
         self._last_run_id = -1
         self._latest = _LONG_AGO  # the instant of the last release
         self._compared: tuple[datetime, float] | None = None  # both clocks, see `compare_clocks`
-        self._counted = dict.fromkeys((_SUCCESS, _FAILED, _MISSED, _DROPPED), 0)
+        self._counted = dict.fromkeys(_ENDS, 0)
+        self._stuck = 0  # of `running`, those that were asked to give up and go on
+        self.newly_stuck: list[Run] = []  # to be told with their stacks; taken by the scheduler
         self._retries = 0
         self._skipped = 0
 
@@ -673,11 +696,12 @@ class Engine:
 
     def claim_slots(self) -> int:
         """Claim as many further slots as there is work for; return how many."""
-        if self.slots >= self._max or self.is_paused:
+        most = self._max + self._replaced
+        if self.slots >= most or self.is_paused:
             return 0
         useful = self.running - self._inline
         useful += self._ready.startable()
-        more = max(0, min(self._max, useful) - self.slots)
+        more = max(0, min(most, useful) - self.slots)
         self.slots += more
         return more
 
@@ -687,8 +711,8 @@ class Engine:
 
     def take(self, now: datetime) -> Run | None:
         """Start the best ready run and return it; None when there is none, or while paused."""
-        if self.is_paused:
-            return None
+        if self.is_paused or self.slots > self._max + self._replaced:
+            return None  # the latter: a run that was replaced has ended after all
         run: Run | None = self._ready.pop_at(now)
         if run is None:
             return None
@@ -730,7 +754,7 @@ class Engine:
             if run.arm is not None:
                 self._stop_waiting(run, run.arm)
         else:
-            execution.cancelled = False
+            execution.cancel_reason, execution._bell = "", None
             self._retries += 1
         if run.is_inline:
             self._inline += 1
@@ -763,15 +787,21 @@ class Engine:
         if run.deadline is not None:
             self._agenda.cancel(run.deadline)
             run.deadline = None
+        if run.is_stuck:
+            self._come_loose(run)
         is_first = execution.attempts == 1
         execution._cost = outcome.cost if is_first else added(execution._cost, outcome.cost)
         execution.error, execution.traceback = outcome.error, outcome.traceback
         if not outcome.error:
             if task.keep_results:
                 execution.results = outcome.results
-            self._end(run, _SUCCESS, now)
-        elif outcome.retry_after is None or task._is_removed:
-            self._end(run, _FAILED, now)
+            self._end(run, _ENDED_WELL[execution.cancel_reason], now)
+        elif (
+            outcome.retry_after is None
+            or task._is_removed
+            or execution.cancel_reason in (WAS_CANCELLED, WAS_STOPPED)
+        ):
+            self._end(run, _ENDED_BADLY[execution.cancel_reason], now)
         else:
             self._plan_retry(run, outcome.retry_after, now)
         if task._pending is not None:
@@ -833,22 +863,82 @@ class Engine:
                 return
         self.remove(task.id, now)
 
-    def _drop(self, run: Run, now: datetime) -> None:
-        """End a run whose task is removed."""
+    def _drop(self, run: Run, now: datetime, status: Status = _DROPPED) -> None:
+        """End a run that waits: its task is removed, or it is cancelled."""
         if run.entry is not None:
             self._agenda.cancel(run.entry)
             run.entry = None
         if run.arm is not None and run.execution.attempts == 0:
             self._stop_waiting(run, run.arm)
         self._wait(run.task, -1)
-        self._end(run, _DROPPED, now)
+        self._end(run, status, now)
+
+    # Cancelling
+
+    def cancel(self, task: Task, now: datetime) -> int:
+        """End the runs of the task that wait, ask those that run to give up; return how many."""
+        self._demote(task)
+        waiting = self._waiting_runs(task)
+        task._pending = None
+        running = [run for run in self.live.values() if run.task is task]
+        for run in waiting:
+            self._drop(run, now, _CANCELLED)
+        return len(waiting) + sum(self._ask_to_end(run, WAS_CANCELLED, now) for run in running)
+
+    def ask_all_to_end(self, now: datetime) -> None:
+        """Ask every run whose function is being called to give up."""
+        for run in self.live.values():
+            self._ask_to_end(run, WAS_STOPPED, now)
+
+    def _ask_to_end(self, run: Run, reason: str, now: datetime) -> bool:
+        """Ask a run to give up, if it runs and was not asked yet; return whether it was now."""
+        execution = run.execution
+        if execution.status is not _RUNNING or execution.cancel_reason:
+            return False
+        execution.cancel_reason = reason
+        if execution._bell is not None:
+            execution._bell.set()
+        if run.deadline is not None:
+            self._agenda.cancel(run.deadline)
+        self._saw(now)
+        run.deadline = self._agenda.push(now + self._stuck_after, 0, _Deadline(run))
+        return True
 
     def _overdue(self, run: Run, now: datetime) -> None:
         run.deadline = None
-        run.execution.cancelled = True
+        if run.execution.cancel_reason:
+            self._get_stuck(run)
+            return
+        self._ask_to_end(run, TIMED_OUT, now)
         timeout = seconds_text(run.task.timeout or _NO_TIME)
         reason = f"runs longer than its timeout of {timeout} seconds"
         self.note(ChangeKind.RUN_OVERDUE, now, run.task, run, reason=reason)
+
+    def _get_stuck(self, run: Run) -> None:
+        """Count a run that was asked to give up and did not as stuck; replace its slot."""
+        run.is_stuck = True
+        self._stuck += 1
+        self.newly_stuck.append(run)
+        self._replace_stuck()
+
+    def _come_loose(self, run: Run) -> None:
+        """Take back what `_get_stuck` did: the run has given up after all."""
+        run.is_stuck = False
+        self._stuck -= 1
+        self._replace_stuck()
+
+    def _replace_stuck(self) -> None:
+        before = self._replaced
+        self._replaced = min(self._stuck, self._replacements)
+        if self._admission is not None:
+            self._admission.add_slots(self._replaced - before)
+
+    def note_stuck(self, run: Run, stack: str, now: datetime) -> None:
+        """Leave it to be told that *run* is stuck, and where."""
+        if run.is_stuck:
+            asked = run.execution.cancel_reason
+            reason = f"{asked}, and does not give up; it is at:\n{stack}"
+            self.note(ChangeKind.RUN_STUCK, now, run.task, run, reason=reason)
 
     # Time
 
@@ -900,11 +990,11 @@ class Engine:
         if waits and run.entry is not None and run.entry[0] > now + run.delay:
             self._agenda.cancel(run.entry)
             run.entry = self._agenda.push(now + run.delay, run.task._priority, run)
-        timeout = run.task.timeout
-        if run.deadline is not None and timeout is not None and run.deadline[0] > now + timeout:
+        most = self._stuck_after if run.execution.cancel_reason else run.task.timeout
+        if run.deadline is not None and most is not None and run.deadline[0] > now + most:
             deadline = run.deadline[-1]
             self._agenda.cancel(run.deadline)
-            run.deadline = self._agenda.push(now + timeout, 0, deadline)
+            run.deadline = self._agenda.push(now + most, 0, deadline)
 
     # What there is
 
@@ -932,8 +1022,11 @@ class Engine:
         return Stats(
             released=self._last_run_id + 1,
             succeeded=counted[_SUCCESS],
-            failed=counted[_FAILED],
+            failed=counted[_FAILED] + counted[_TIMED_OUT],
             missed=counted[_MISSED],
+            cancelled=counted[_CANCELLED],
+            timed_out=counted[_TIMED_OUT],
+            stuck=self._stuck,
             dropped=counted[_DROPPED],
             pending=self._waiting,
             running=self.running,

@@ -7,6 +7,8 @@
     │   ├── CronExpressionError               a cron expression cannot be used
     │   └── AlreadyAddedError                 a task or trigger belongs to somebody already
     ├── InvalidTypeError       (TypeError)    a value is of the wrong kind
+    ├── TaskCancelledError     (RuntimeError) raised in a task that was asked to end
+    ├── TaskTimeoutError       (TimeoutError) the same, because its timeout has passed
     ├── TaskNotFoundError      (LookupError)  no task has that ID
     └── MissingExtraError      (ImportError)  an optional dependency is not installed
 
@@ -23,7 +25,9 @@ __all__ = [
     "InvalidTypeError",
     "InvalidValueError",
     "MissingExtraError",
+    "TaskCancelledError",
     "TaskNotFoundError",
+    "TaskTimeoutError",
 ]
 
 
@@ -54,6 +58,14 @@ class CronExpressionError(InvalidValueError):
 
 class AlreadyAddedError(InvalidValueError):
     """A task or trigger is given a second time; each belongs to one owner for good."""
+
+
+class TaskCancelledError(BackgroundTasksError, RuntimeError):
+    """Raised by ``raise_if_cancelled`` in a run that was cancelled; such a run is not retried."""
+
+
+class TaskTimeoutError(BackgroundTasksError, TimeoutError):
+    """Raised by ``raise_if_cancelled`` in a run whose timeout has passed."""
 
 
 class TaskNotFoundError(BackgroundTasksError, LookupError):

@@ -42,7 +42,18 @@ class Outcome:
 class Run:
     """What the engine knows of an execution that has not ended."""
 
-    __slots__ = ("arm", "deadline", "delay", "entry", "execution", "is_inline", "stamp", "task")
+    __slots__ = (
+        "arm",
+        "deadline",
+        "delay",
+        "entry",
+        "execution",
+        "is_inline",
+        "is_stuck",
+        "stamp",
+        "task",
+        "thread",
+    )
 
     def __init__(self, task: Task, arm: Arm | None, execution: Execution) -> None:
         """Start without a place in a heap."""
@@ -50,7 +61,9 @@ class Run:
         self.arm = arm
         self.execution = execution
         self.entry: Entry | None = None  # in the ready heap, or in the agenda while it retries
-        self.deadline: Entry | None = None  # in the agenda, for the timeout of this attempt
+        self.deadline: Entry | None = None  # in the agenda: its timeout, or when it is stuck
         self.delay = _NO_TIME  # how long it waits for its retry
         self.stamp = 0.0  # when it could first have started, once it is in the ready heap
+        self.thread = 0  # the number of the thread that runs it
+        self.is_stuck = False  # was asked to give up and goes on
         self.is_inline = False  # runs in the caller of run_task: no slot, no place in a queue

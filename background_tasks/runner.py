@@ -11,15 +11,15 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import Executor
 from contextvars import copy_context
-from types import AsyncGeneratorType, CoroutineType, GeneratorType, TracebackType
+from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType, TracebackType
 
 from background_tasks.checks import error_text
-from background_tasks.primitives import Primitives
+from background_tasks.primitives import REAL, Primitives
 from background_tasks.resources import read, spent
 from background_tasks.run import Outcome
-from background_tasks.task import Execution, Retry, Task, running_execution
+from background_tasks.task import Execution, Retry, Task, running_events, running_execution
 
-__all__ = ["attempt"]
+__all__ = ["attempt", "stack_text"]
 
 _FRAMES = 20  # the innermost ones; a RecursionError has thousands
 _LONGEST_TRACEBACK = 16_000  # characters
@@ -36,7 +36,7 @@ def attempt(
     """
     before = read()
     try:
-        results = copy_context().run(_call, execution, task, executor)
+        results = copy_context().run(_call, execution, task, executor, primitives)
     except BaseException as error:  # SystemExit and KeyboardInterrupt included: the slot lives on
         cost = spent(before, read())
         return Outcome(
@@ -49,8 +49,12 @@ def attempt(
     return Outcome(primitives.utc_now(), spent(before, read()), results)
 
 
-def _call(execution: Execution, task: Task, executor: Executor | None) -> object:
+def _call(
+    execution: Execution, task: Task, executor: Executor | None, primitives: Primitives
+) -> object:
     running_execution.set(execution)
+    if primitives is not REAL:
+        running_events.set(primitives.event)
     if executor is None:
         results = task.function(*task.args, **task.kwargs)
     else:
@@ -92,6 +96,16 @@ def _traceback_text(error: BaseException) -> str:
     except BaseException as second:  # no memory, or an error that is not what it seems
         return f"<traceback cannot be shown: {type(second).__name__}>"
     return "".join(lines)[-_LONGEST_TRACEBACK:]
+
+
+def stack_text(frame: FrameType | None) -> str:
+    """Return the stack that ends in *frame*, from the function of the task on."""
+    if frame is None:
+        return "a thread that has gone"
+    frames = traceback.extract_stack(frame)
+    ours = [place for place, each in enumerate(frames) if each.filename == __file__]
+    theirs = frames[ours[-1] + 1 :] if ours else frames
+    return "".join(traceback.format_list(theirs[-_FRAMES:]))[-_LONGEST_TRACEBACK:]
 
 
 def _beyond_us(frames: TracebackType | None) -> TracebackType | None:

@@ -35,7 +35,7 @@ from background_tasks.pool import DaemonPool
 from background_tasks.primitives import REAL, Primitives
 from background_tasks.reporter import Reporter
 from background_tasks.run import Run
-from background_tasks.runner import attempt
+from background_tasks.runner import attempt, stack_text
 from background_tasks.task import Execution, RetryPolicy, Task, triggers_of
 from background_tasks.trigger import (
     Arm,
@@ -104,6 +104,8 @@ class Scheduler:
         gates: Iterable[Gate] = (),
         ungated_priority: int | None = None,
         max_defer: Duration = 300.0,
+        stuck_after: Duration = 10.0,
+        replacements: int = 0,
         executor: Executor | None = None,
         exit_grace: Duration = 5.0,
         _primitives: Primitives = REAL,
@@ -125,6 +127,9 @@ class Scheduler:
             ungated_priority: Tasks of this priority and above pass gates; None is no task.
             max_defer: Seconds; a run that a gate holds up for so long is let through, and
                 nothing that needs the same resources starts before one that waits for them.
+            stuck_after: Seconds after which a run that was asked to give up, by its timeout or a
+                cancel, and goes on is reported as stuck, with the stack of its thread.
+            replacements: How many stuck runs may be replaced by a slot more each.
             executor: Where functions are called: any ``concurrent.futures.Executor``. None is
                 this scheduler's own threads. It is not shut down.
             exit_grace: How long the end of the process waits for running tasks.
@@ -137,6 +142,7 @@ class Scheduler:
         self._aging = _aging(aging)
         self._tick = checks.duration("tick_interval", tick_interval, least=0.001)
         self._exit_grace = checks.seconds("exit_grace", exit_grace)
+        self._replacements = checks.whole("replacements", replacements, least=0)
         if executor is not None and not checks.has_method(executor, "submit"):
             raise InvalidTypeError(
                 f"executor must be a concurrent.futures.Executor, got {checks.shown(executor)}"
@@ -159,6 +165,8 @@ class Scheduler:
             aging=self._aging,
             on_time=self._tick,
             rules=None if self._rules.is_trivial else self._rules,
+            stuck_after=checks.duration("stuck_after", stuck_after),
+            replacements=self._replacements,
         )
         self._reporter = Reporter(self._engine.changes, _primitives)
         self._engine.level = self._reporter.level
@@ -364,16 +372,18 @@ class Scheduler:
         """
         self._begin(arm=False)
 
-    def stop(self, timeout: Duration | None = None) -> bool:
+    def stop(self, timeout: Duration | None = None, *, cancel: bool = False) -> bool:
         """End dispatch at once, let running tasks finish, and say whether they did.
 
-        Blocks until no task runs, at most *timeout* seconds; None waits for ever. Called inside
-        a task it waits for the other tasks and returns False. Twice is fine.
+        Blocks until no task runs, at most *timeout* seconds; None waits for ever. With *cancel*
+        those that run are asked to give up. Called inside a task it waits for the other tasks
+        and returns False. Twice is fine.
 
         Raises:
             ValueError: *timeout* is negative or NaN.
         """
         wait = None if timeout is None else checks.seconds("timeout", timeout)
+        checks.boolean("cancel", cancel)
         end = None if wait is None else self._primitives.monotonic() + wait
         self._acquire()
         try:
@@ -383,6 +393,8 @@ class Scheduler:
                 self._state = _State.STOPPED
                 self._engine.is_paused = True
                 self._engine.note(ChangeKind.STOPPED, self._primitives.utc_now())
+            if cancel:
+                self._engine.ask_all_to_end(self._primitives.utc_now())
             if ticker is not None:
                 ticker.is_over = True
                 ticker.wake()
@@ -431,6 +443,7 @@ class Scheduler:
         try:
             task = self._registered(task_id)
             run = self._engine.take_inline(task, event, self._primitives.utc_now())
+            run.thread = self._primitives.get_ident()
             self._enter_run()
         finally:
             self._unlock()
@@ -464,6 +477,27 @@ class Scheduler:
         finally:
             self._unlock()
         self._hand_to_pool(claimed)
+
+    def cancel(self, task_id: int) -> int:
+        """Cancel the runs of a task; return how many. The task stays, and its later runs come.
+
+        What waits ends as CANCELLED at once. A run whose function is being called finds
+        ``current_execution().cancelled`` set, is CANCELLED when it ends, and is not retried. Does
+        not block.
+
+        Raises:
+            TaskNotFoundError: There is no task with that ID, or none any more.
+        """
+        self._acquire()
+        try:
+            task = self._registered(task_id)
+            cancelled = self._engine.cancel(task, self._primitives.utc_now())
+            self._wake_waiters()
+            claimed = self._claim_while_ticking()
+        finally:
+            self._unlock()
+        self._hand_to_pool(claimed)
+        return cancelled
 
     def running_tasks_count(self) -> int:
         """Return how many runs have their function called right now."""
@@ -849,12 +883,15 @@ class Scheduler:
                 batch = _BATCH
                 arms = engine.to_ask(poll=poll)
                 poll = False
+                stuck, engine.newly_stuck = engine.newly_stuck, []
                 claimed = self._claim()
                 more = engine.has_due(now)
                 self._notify()  # what was overdue may have passed without a run
             finally:
                 self._unlock()
             self._hand_to_pool(claimed)
+            if stuck:
+                self._report_stuck(stuck)
             if more:
                 # Or the slots, which give way to whoever holds the lock, would starve: with one
                 # slot the first run of 10,000 started 50 ms late.
@@ -879,6 +916,17 @@ class Scheduler:
                 self._unlock()
         finally:
             self._sampling.release()
+
+    def _report_stuck(self, stuck: list[Run]) -> None:
+        """Tell that runs are stuck, with where their threads are; reads source files for that."""
+        frames = sys._current_frames()
+        stacks = [(run, stack_text(frames.get(run.thread))) for run in stuck]
+        self._acquire()
+        try:
+            for run, stack in stacks:
+                self._engine.note_stuck(run, stack, self._primitives.utc_now())
+        finally:
+            self._unlock()
 
     # Triggers of the user's, asked with no lock held
 
@@ -968,7 +1016,8 @@ class Scheduler:
         """Claim slots for what is ready; the lock is held. The caller then hands them over."""
         claimed = self._engine.claim_slots()
         if claimed and self._pool is None:
-            self._pool = DaemonPool(self._max, "background_tasks-slot", self._primitives)
+            most = self._max + self._replacements
+            self._pool = DaemonPool(most, "background_tasks-slot", self._primitives)
         return claimed
 
     def _claim_while_ticking(self) -> int:
@@ -1010,6 +1059,7 @@ class Scheduler:
         """Run what is ready, best first, until nothing is: what a thread of the pool does."""
         run: Run | None = None
         outcome = None
+        me = self._primitives.get_ident()
         self._acquire()
         self._enter_run()
         while True:
@@ -1022,6 +1072,7 @@ class Scheduler:
                     self._leave_run()
                     self._notify()
                     return
+                run.thread = me
                 claimed = self._claim()
             finally:
                 self._unlock()

@@ -8,6 +8,7 @@ after that.
 from __future__ import annotations
 
 import math
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
@@ -22,7 +23,9 @@ from background_tasks.errors import (
     AlreadyAddedError,
     InvalidTypeError,
     InvalidValueError,
+    TaskCancelledError,
     TaskNotFoundError,
+    TaskTimeoutError,
 )
 from background_tasks.resources import NO_COST, Cost, Resources
 from background_tasks.trigger import Arm, Trigger
@@ -30,6 +33,9 @@ from background_tasks.trigger import Arm, Trigger
 __all__ = [
     "MISSED_POLICIES",
     "OVERLAP_POLICIES",
+    "TIMED_OUT",
+    "WAS_CANCELLED",
+    "WAS_STOPPED",
     "Demand",
     "Execution",
     "Retry",
@@ -39,6 +45,7 @@ __all__ = [
     "TaskOwner",
     "current_execution",
     "priority_of",
+    "running_events",
     "running_execution",
     "triggers_of",
 ]
@@ -59,6 +66,8 @@ class Status(str, Enum):
     FAILED = "FAILED"  # ended: the last attempt raised
     MISSED = "MISSED"  # ended without a run: later than misfire_grace, or skipped for an overlap
     DROPPED = "DROPPED"  # ended without a (further) run: its task was removed
+    CANCELLED = "CANCELLED"  # ended: it was cancelled, while it ran or before
+    TIMED_OUT = "TIMED_OUT"  # ended: its last attempt ran longer than the task's timeout
 
     __str__ = str.__str__
 
@@ -199,7 +208,8 @@ class Execution:
         attempts: How many attempts were started; in a function, the number of this one.
         missed: How many further occurrences this run stands for.
         traceback: The traceback of that attempt as text.
-        cancelled: True once the function should give up: its ``timeout`` has passed.
+        cancel_reason: Why the function should give up, ``"timed out"``, ``"cancelled"`` or
+            ``"stopped"``; "" while it should not.
     """
 
     started_at: datetime | None = None
@@ -216,8 +226,41 @@ class Execution:
     attempts: int = 0
     missed: int = 0
     traceback: str = ""
-    cancelled: bool = False
+    cancel_reason: str = ""
     _cost: Cost = NO_COST
+    _bell: Any = None  # what `wait` waits on, made when it first does; set with cancel_reason
+
+    @property
+    def cancelled(self) -> bool:
+        """True once the function should give up: look at it in a long loop."""
+        return bool(self.cancel_reason)
+
+    def wait(self, seconds: Duration) -> bool:
+        """Wait so many seconds, fewer if the run is cancelled; return whether it is.
+
+        For the task's own function, in place of ``time.sleep``.
+
+        Raises:
+            ValueError: *seconds* is negative or NaN.
+        """
+        length = checks.seconds("seconds", seconds)
+        if self._bell is None:
+            self._bell = running_events.get()()
+        if not self.cancel_reason:  # asked after the bell is there: whoever cancels sets it
+            self._bell.wait(length)
+        return self.cancelled
+
+    def raise_if_cancelled(self) -> None:
+        """Do nothing while the run is not cancelled: call it where the function can give up.
+
+        Raises:
+            TaskTimeoutError: The task's timeout has passed. The run is retried as its policy says.
+            TaskCancelledError: It was cancelled, or the scheduler stopped so. It is not retried.
+        """
+        if self.cancel_reason == TIMED_OUT:
+            raise TaskTimeoutError("the task's timeout has passed")
+        if self.cancel_reason:
+            raise TaskCancelledError(f"the run was {self.cancel_reason}")
 
     @property
     def resources(self) -> Resources:
@@ -252,6 +295,10 @@ class Execution:
         )
 
 
+# What `cancel_reason` says.
+TIMED_OUT, WAS_CANCELLED, WAS_STOPPED = "timed out", "cancelled", "stopped"
+
+
 def _between(start: datetime | None, end: datetime | None) -> float:
     """Return the seconds between two instants, 0.0 while one is open or if the clock went back."""
     if start is None or end is None:
@@ -261,6 +308,11 @@ def _between(start: datetime | None, end: datetime | None) -> float:
 
 running_execution: ContextVar[Execution | None] = ContextVar(
     "background_tasks.running_execution", default=None
+)
+
+
+running_events: ContextVar[Callable[[], Any]] = ContextVar(
+    "background_tasks.running_events", default=threading.Event
 )
 
 
@@ -379,7 +431,7 @@ class Task:
             misfire_grace: A run released later than this, in seconds, is recorded as MISSED
                 instead; None never drops a run.
             timeout: After so many seconds of an attempt its ``cancelled`` is set and a warning is
-                logged; nothing is killed.
+                logged; nothing is killed. The run is then TIMED_OUT when it ends.
             history: How many ended executions are kept, at most 1,000,000.
             keep_results: False leaves what the function returns out of the history.
 

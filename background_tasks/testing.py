@@ -164,6 +164,8 @@ class InlineScheduler(Scheduler):
         gates: Iterable[Gate] = (),
         ungated_priority: int | None = None,
         max_defer: Duration = 300.0,
+        stuck_after: Duration = 10.0,
+        replacements: int = 0,
     ) -> None:
         """Make one; what is not told here is as for `Scheduler`.
 
@@ -179,6 +181,8 @@ class InlineScheduler(Scheduler):
             gates: As for `Scheduler`; sampled when the clock has moved a second.
             ungated_priority: As for `Scheduler`.
             max_defer: As for `Scheduler`.
+            stuck_after: As for `Scheduler`.
+            replacements: As for `Scheduler`.
 
         Raises:
             ValueError: A value breaks a rule.
@@ -195,6 +199,8 @@ class InlineScheduler(Scheduler):
             gates=gates,
             ungated_priority=ungated_priority,
             max_defer=max_defer,
+            stuck_after=stuck_after,
+            replacements=replacements,
             _primitives=Primitives(
                 thread=_Thread,
                 queue=lambda: self._queue,

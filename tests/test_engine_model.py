@@ -61,6 +61,8 @@ _ENDS = {
     ChangeKind.RUN_FAILED: Status.FAILED,
     ChangeKind.RUN_MISSED: Status.MISSED,
     ChangeKind.RUN_DROPPED: Status.DROPPED,
+    ChangeKind.RUN_CANCELLED: Status.CANCELLED,
+    ChangeKind.RUN_TIMED_OUT: Status.TIMED_OUT,
 }
 
 
@@ -255,7 +257,8 @@ _MOVES: list[_Move] = [*[None] * 6, *((which, how) for which in (0, -1) for how 
 _moves = st.lists(st.sampled_from(_MOVES), min_size=1, max_size=6)
 _MOST_TASKS = 6
 _CHANGES: tuple[str | int, ...] = (
-    *("enable", "enable", "enable", "disable", "disable", "quarantine", "remove", "remove"),
+    *("enable", "enable", "enable", "disable", "disable", "quarantine"),
+    *("remove", "remove", "cancel"),
     *(-2, 0, 2),  # other priorities
 )
 _changes = st.sampled_from([(which, what) for which in range(_MOST_TASKS) for what in _CHANGES])
@@ -386,7 +389,7 @@ class EngineModel(RuleBasedStateMachine):
         for which, what in changes:
             self._change(_pick(self.tasks[-_MOST_TASKS:], which), what)
             self._claim_slots()
-            self._hear(may_remove=what == "remove")
+            self._hear(may_remove=what in ("remove", "cancel"))
 
     def _change(self, task: Task, what: str | int) -> None:
         before = task.quarantine
@@ -400,9 +403,19 @@ class EngineModel(RuleBasedStateMachine):
             assert task.priority == what
         elif what == "remove":
             self.engine.remove(task.id, self.now)
+        elif what == "cancel":
+            self._cancel(task)
         else:
             self.engine.set_enabled(task, what == "enable", self.now)
             assert task.quarantine == (None if task.enabled else before)
+
+    def _cancel(self, task: Task) -> None:
+        waiting = task._waiting
+        running = [run for run in self.in_slots + self.inline if run.task is task]
+        asked = [run for run in running if not run.execution.cancelled]
+        assert self.engine.cancel(task, self.now) == waiting + len(asked)
+        assert task._waiting == 0
+        assert all(run.execution.cancelled for run in running)
 
     @precondition(lambda self: self.engine.is_paused or not self.was_started)
     @rule(is_start=st.booleans())
@@ -663,9 +676,12 @@ class EngineModel(RuleBasedStateMachine):
     def _finish(self, run: Run, how: str | float) -> None:
         """End an attempt, and check what becomes of the run and of its task."""
         task, attempt = run.task, self._attempt(run)
+        reason = run.execution.cancel_reason
         expected = {"succeeds": Status.SUCCESS, "fails": Status.FAILED}.get(str(how))
-        if expected is None and task._is_removed:
+        if expected is None and (task._is_removed or reason == "cancelled"):
             expected = Status.FAILED
+        if expected is not None and reason:
+            expected = Status.TIMED_OUT if reason == "timed out" else Status.CANCELLED
         if expected is None:
             expected = Status.RETRYING
             attempt.retry_after = timedelta(seconds=float(how))
@@ -720,13 +736,14 @@ class EngineModel(RuleBasedStateMachine):
 
     def _retry_inline(self, run: Run) -> None:
         attempt = self._attempt(run)
-        if not run.task._is_removed:  # the caller waits for its delay
+        if not run.execution.status.has_ended:  # the caller waits for its delay
             assert attempt.ended is not None
             assert attempt.retry_after is not None
             left = attempt.ended + attempt.retry_after - self.elapsed
             self._pass_time(max(0.0, left.total_seconds()))
-        assert self.engine.retry_inline(run, self.now) == (not run.task._is_removed)
-        if not run.task._is_removed:
+        goes_on = not run.execution.status.has_ended  # its task may be gone, or it was cancelled
+        assert self.engine.retry_inline(run, self.now) == goes_on
+        if goes_on:
             self.inline.append(run)
             self._begun(run)
         self._hear()
@@ -770,12 +787,19 @@ class EngineModel(RuleBasedStateMachine):
             assert timeout is not None
             assert self.elapsed - life.attempts[-1].began >= timeout
         life.end = _ENDS.get(change.kind)
+        if change.kind is ChangeKind.RUN_CANCELLED and not life.attempts:
+            self._hear_of_signal_used_up(execution)
         if life.end is not None:
             assert task._history is not None
             kept = next(e for e in reversed(task._history) if e.id == execution.id)
             assert kept.status == life.end
             assert kept.ended_at == self.now
             self.ended.append((kept, _values(kept)))
+
+    def _hear_of_signal_used_up(self, execution: Execution) -> None:
+        """Note that a signal's run will not start, which makes room for another signal."""
+        if execution.event in self.signals:
+            self.signals[execution.event].started.append(execution.event)
 
     def _hear_of_release(
         self, change: Change, execution: Execution, *, releases: bool, answers: bool
@@ -852,7 +876,10 @@ class EngineModel(RuleBasedStateMachine):
         running = len(self.in_slots) + len(self.inline)
         assert stats.released == len(self.lives)
         assert stats.succeeded == self.counts[ChangeKind.RUN_SUCCEEDED]
-        assert stats.failed == self.counts[ChangeKind.RUN_FAILED]
+        assert stats.timed_out == self.counts[ChangeKind.RUN_TIMED_OUT]
+        assert stats.failed == self.counts[ChangeKind.RUN_FAILED] + stats.timed_out
+        assert stats.cancelled == self.counts[ChangeKind.RUN_CANCELLED]
+        assert stats.stuck == sum(run.is_stuck for run in self.in_slots + self.inline)
         assert stats.missed == self.counts[ChangeKind.RUN_MISSED]
         assert stats.dropped == self.counts[ChangeKind.RUN_DROPPED]
         assert stats.running == self.engine.running == running
@@ -913,8 +940,8 @@ class EngineModel(RuleBasedStateMachine):
             firsts = [run.execution.id for run in waiting if not run.execution.attempts]
             assert firsts == sorted(firsts)
             waiting += [run for run in delayed if run.task is task]
-            if not task._is_removed:
-                waiting += [run for run in self.inline_waiting if run.task is task]
+            inline = [run for run in self.inline_waiting if run.task is task]
+            waiting += [run for run in inline if not run.execution.status.has_ended]
             assert len(set(waiting)) == len(waiting) == task._waiting
             assert task._pending is None or task._pending
             assert task._running == self._running_of(task)
@@ -959,7 +986,7 @@ class EngineModel(RuleBasedStateMachine):
         assert overdue == {
             run
             for run in self.in_slots + self.inline
-            if run.task.timeout is not None and not run.execution.cancelled
+            if (not run.is_stuck if run.execution.cancelled else run.task.timeout is not None)
         }
 
     def _check_bell(self, arm: Arm, trigger: EventTrigger) -> None:

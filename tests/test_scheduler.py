@@ -809,7 +809,7 @@ def test_timeout_sets_cancelled() -> None:
         assert scheduler.wait_idle(10)
 
     (run,) = task.execution_hist
-    assert (run.status, run.results) == (Status.SUCCESS, True)
+    assert (run.status, run.results) == (Status.TIMED_OUT, True)
 
 
 def test_executor_is_where_functions_are_called() -> None:
