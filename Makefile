@@ -7,7 +7,7 @@ SOURCES := background_tasks tests
 VERSIONS := 3.10 3.11 3.12 3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo format lint typecheck test coverage long versions release-check check bench bench-quick build clean
+.PHONY: help install demo format lint typecheck test coverage long soak versions release-check check bench bench-quick build clean
 
 help:  ## Print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -45,6 +45,10 @@ long: $(READY)  ## Run the tests that draw cases at random with many more of the
 	ZONES_CASES=20000 BOUND_SYSTEMS=60000 MODEL_EXAMPLES=2000 MODEL_STEPS=100 \
 	    $(BIN)/python -m pytest -o faulthandler_timeout=0 \
 	    tests/test_cron_zones.py tests/test_bound.py tests/test_engine_model.py
+
+soak: $(READY)  ## Look for leaks over 100,000 tasks, 1,000 lives and thirty days of virtual time
+	LEAK_TASKS=100000 LEAK_CYCLES=1000 LEAK_DAYS=30 \
+	    $(BIN)/python -m pytest -o faulthandler_timeout=0 --durations=0 tests/test_leaks.py
 
 versions:  ## Run the tests on each Python of 3.10 to 3.13 that is installed
 	@for version in $(VERSIONS); do \
