@@ -33,6 +33,7 @@ from hypothesis.stateful import (
 )
 
 from background_tasks import engine as engine_module
+from background_tasks.admission import Rules
 from background_tasks.changes import Change, ChangeKind
 from background_tasks.engine import Engine, _Deadline, _may_run
 from background_tasks.run import Outcome, Run
@@ -264,6 +265,8 @@ _CHANGES: tuple[str | int, ...] = (
 _changes = st.sampled_from([(which, what) for which in range(_MOST_TASKS) for what in _CHANGES])
 _passing = st.sampled_from([0, 0, 2.5, 4.5, 5, 15, 60, 1000])  # seconds
 _setting_back = st.sampled_from([2, 4000])
+_LANE, _RESOURCE, _CAPACITY = "quick", "db", 2
+_PATIENT = 1e9  # seconds; how long a run is put off is held against a list of all elsewhere
 _ENOUGH = 1000  # rounds; far more than it takes to do all there is to do
 
 
@@ -278,6 +281,9 @@ class _Plan:
     misfire_grace: int | None
     timeout: int | None
     enabled: bool
+    overlap: str
+    lane: str | None
+    needs: int  # of the one resource there is
     early: int  # signals fired before it is added
 
 
@@ -290,6 +296,9 @@ _plans = st.builds(
     misfire_grace=st.sampled_from([None, 0, 20]),
     timeout=st.sampled_from([None, 15]),
     enabled=st.sampled_from([True, True, True, False]),
+    overlap=st.sampled_from(["queue", "queue", "queue", "skip"]),
+    lane=st.sampled_from([None, None, _LANE]),
+    needs=st.sampled_from([0, 0, 1, 2]),
     early=st.integers(0, 2),
 )
 
@@ -304,6 +313,8 @@ class EngineModel(RuleBasedStateMachine):
         self.elapsed = timedelta(0)  # what has really passed, whatever the clock was set to
         self.aging = 5.0
         self.slots = 1
+        self.limits: Rules | None = None
+        self.replacements = 0
         self.was_set_back = False  # since the last tick
         self.noticed = timedelta(0)  # when a tick last saw that it was
         self.was_started = False
@@ -328,12 +339,32 @@ class EngineModel(RuleBasedStateMachine):
     @initialize(
         slots=st.integers(1, 3),
         aging=st.sampled_from([0.0, 5.0, math.inf]),
+        has_rules=st.booleans(),
+        replacements=st.sampled_from([0, 0, 1]),
         plans=st.lists(_plans, min_size=2, max_size=5),
     )
-    def begin(self, slots: int, aging: float, plans: list[_Plan]) -> None:
-        """Make the engine and some tasks."""
-        self.slots, self.aging = slots, aging
-        self.engine = Engine(max_running_tasks=slots, aging=aging, on_time=_ON_TIME)
+    def begin(
+        self,
+        slots: int,
+        aging: float,
+        has_rules: bool,
+        replacements: int,
+        plans: list[_Plan],
+    ) -> None:
+        """Make the engine and some tasks; with one slot more for the lane, if there is one."""
+        self.slots, self.aging = slots + has_rules, aging
+        self.replacements = replacements
+        if has_rules:
+            self.limits = Rules(
+                lanes={_LANE: 1}, capacity={_RESOURCE: _CAPACITY}, max_defer=_PATIENT
+            )
+        self.engine = Engine(
+            max_running_tasks=self.slots,
+            aging=aging,
+            on_time=_ON_TIME,
+            rules=self.limits,
+            replacements=replacements,
+        )
         for plan in plans:
             self.add(plan)
 
@@ -356,6 +387,9 @@ class EngineModel(RuleBasedStateMachine):
             misfire_grace=plan.misfire_grace,
             timeout=plan.timeout,
             enabled=plan.enabled,
+            overlap=plan.overlap,
+            lane=plan.lane if self.limits else None,
+            resources={_RESOURCE: plan.needs} if self.limits and plan.needs else {},
             history=_EVERYTHING,
         )
         self.engine.add(task, self.now)
@@ -628,11 +662,12 @@ class EngineModel(RuleBasedStateMachine):
                 self._claim_slots()
 
     def _take(self) -> None:
-        ready = {task._head: self._key(task._head) for task in self.tasks if task._head}
+        ready = {run: self._key(run) for run in self._startable()}
+        too_many = self.engine.slots > self._most()
         run = self.engine.take(self.now)
         self.idle_slots -= 1
         if run is None:
-            assert self.engine.is_paused or not ready
+            assert self.engine.is_paused or too_many or not ready
             self.engine.give_back_slot()
         else:
             assert not self.engine.is_paused
@@ -642,6 +677,25 @@ class EngineModel(RuleBasedStateMachine):
             self.in_slots.append(run)
             self._begun(run)
         self._hear()
+
+    def _most(self) -> int:
+        """Return how many slots there may be: stuck runs are replaced."""
+        stuck = sum(run.is_stuck for run in self.in_slots + self.inline)
+        return self.slots + min(stuck, self.replacements)
+
+    def _startable(self) -> list[Run]:
+        """Return the runs at the head of their tasks that lanes and resources let start."""
+        return [task._head for task in self.tasks if task._head and self._fits(task)]
+
+    def _fits(self, task: Task) -> bool:
+        if self.limits is None:
+            return True
+        running = [run.task for run in self.in_slots]
+        used = sum(each.resources.get(_RESOURCE, 0) for each in running)
+        in_lane = sum(each.lane is not None for each in running)
+        common = len(running) - min(in_lane, 1)
+        has_slot = common < self._most() - 1 or (task.lane is not None and not in_lane)
+        return has_slot and used + task.resources.get(_RESOURCE, 0) <= _CAPACITY
 
     def _key(self, run: Run) -> Any:
         """Return what a run that is ready is ordered by."""
@@ -654,7 +708,9 @@ class EngineModel(RuleBasedStateMachine):
         ready = sum(task._head is not None for task in self.tasks)
         before = self.engine.slots
         claimed = self.engine.claim_slots()
-        wanted = 0 if self.engine.is_paused else min(self.slots, len(self.in_slots) + ready)
+        if self.engine.is_paused or not self._startable():
+            ready = -len(self.in_slots)
+        wanted = min(self._most(), len(self.in_slots) + ready)
         assert claimed == max(0, wanted - before)
         self.idle_slots += claimed
 
@@ -812,7 +868,9 @@ class EngineModel(RuleBasedStateMachine):
         assert not task._is_removed or change.kind is ChangeKind.RUN_MISSED
         if execution.event is not None:
             self.signals[execution.event].released.append(execution.event)
-            assert change.kind is ChangeKind.RUN_RELEASED
+            if change.kind is ChangeKind.RUN_MISSED:
+                assert "skipped" in change.reason
+                self._hear_of_signal_used_up(execution)
         elif answers:
             self.answers += 1
             return
@@ -827,7 +885,7 @@ class EngineModel(RuleBasedStateMachine):
         late = self.now - execution.scheduled_at
         assert late >= timedelta(0)
         grace = task.misfire_grace
-        is_missed = grace is not None and late > grace
+        is_missed = (grace is not None and late > grace) or "skipped" in change.reason
         assert change.kind is (ChangeKind.RUN_MISSED if is_missed else ChangeKind.RUN_RELEASED)
         if task.missed == "skip" and not is_missed:
             assert late <= (_ON_TIME if grace is None else grace)
