@@ -1,0 +1,394 @@
+"""Virtual threads: what a real Scheduler does in threads, in an order drawn from a number.
+
+A `World` makes the primitives of a scheduler. Its threads are real ones of which exactly one goes
+on at a time. Whenever that one comes to a point it draws whether another goes on instead: a point
+is each use of a lock, event, queue or thread and, in the files that are `traced`, each line or
+each instruction. So races in code that takes no lock are met as well, and the same number gives
+the same order again.
+
+Time is virtual. Each reading of a clock takes a microsecond; beside that time passes only while
+all threads wait, up to the first timeout. So a wake-up that is lost shows in the time that passed
+until something else put it right. In a world that is `slow` a wait may also time out while others
+could go on, as it does when those are slow.
+
+A thread may be interrupted at each line by a function, as it is by a signal handler or by
+``__del__``. When all threads wait and none has a timeout, the world ends in a `Deadlock`.
+"""
+
+from __future__ import annotations
+
+import queue
+import random
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Collection
+from datetime import datetime, timedelta, timezone
+from types import FrameType
+from typing import Any
+
+from background_tasks.primitives import Primitives
+
+__all__ = ["Deadlock", "VirtualThread", "World"]
+
+_START = datetime(2026, 1, 1, tzinfo=timezone.utc)
+_READING = 1e-6  # seconds that it takes to read a clock
+_EARLY = 0.02  # how often a wait times out early in a slow world
+_MOST_TURNS = 200_000  # beyond it threads go round in circles
+
+
+class Deadlock(AssertionError):
+    """All threads wait, and nothing will ever wake one."""
+
+
+class _WorldEnded(BaseException):
+    """Ends the threads that are left."""
+
+
+class World:
+    """Virtual threads and the time that they live in.
+
+    Attributes:
+        time: Seconds since the beginning.
+        turns: How many times it was drawn who goes on.
+        is_over: Whether its threads have ended.
+        interrupt: Called by a thread in the middle of its work, at a traced line; None is nothing.
+    """
+
+    # Every attribute belongs to the one thread that goes on; another one reads it only after it
+    # was handed the turn. `run`, in the thread of the test, waits meanwhile.
+    def __init__(
+        self,
+        seed: int,
+        *,
+        traced: Collection[str] = (),
+        by_instruction: bool = False,
+        restless: float = 1.0,
+        slow: bool = False,
+        interrupting: float = 0.0,
+    ) -> None:
+        """Make a world without threads.
+
+        Args:
+            seed: What the order is drawn from.
+            traced: The names of files in which each line is a point.
+            by_instruction: In these files each instruction is.
+            restless: How likely it is that the turn is given away at a point.
+            slow: Whether waits may time out early.
+            interrupting: How likely an interrupt is at each traced line.
+        """
+        self._draw = random.Random(seed).random
+        self._traced = frozenset(traced)
+        self._by_instruction = by_instruction
+        self._restless = restless
+        self.is_slow = slow
+        self._interrupting = interrupting
+        self._threads: list[VirtualThread] = []  # those that have begun and not ended
+        self._begun = 0
+        self._current: VirtualThread | None = None
+        self._error: BaseException | None = None
+        self.is_over = False
+        self._over = threading.Event()
+        self.time = 0.0
+        self.turns = 0
+        self.interrupt: Callable[[], object] | None = None
+
+    def primitives(self) -> Primitives:
+        """Return what a Scheduler needs to live in this world."""
+        return Primitives(
+            lock=lambda: _Lock(self),
+            event=lambda: _Event(self),
+            thread=self.thread,
+            queue=lambda: _Queue(self),
+            get_ident=self._ident,
+            pause=self.pause,
+            utc_now=lambda: _START + timedelta(seconds=self.read_clock()),
+            monotonic=self.read_clock,
+        )
+
+    def thread(
+        self,
+        target: Callable[..., object],
+        args: tuple[object, ...] = (),
+        name: str = "",
+        daemon: bool = True,
+    ) -> VirtualThread:
+        """Return a thread that is still to be started."""
+        return VirtualThread(self, lambda: target(*args), name)
+
+    def run(self) -> None:
+        """Let the threads that were started go on until all have ended; once in a world's life.
+
+        Raises:
+            BaseException: The first that a thread did not catch.
+        """
+        first = self._threads[0]
+        threads = self._threads.copy()
+        self._current = first
+        first.turn.release()
+        assert self._over.wait(60), "the virtual threads stand still"
+        for thread in (*threads, *self._threads):
+            thread.real.join(10)
+        self._current = None
+        if self._error is not None:
+            raise self._error
+
+    def read_clock(self) -> float:
+        """Return the seconds since the beginning; reading takes time, too."""
+        self.time += _READING
+        return self.time
+
+    def _ident(self) -> int:
+        return 0 if self._current is None else self._current.number
+
+    # For the primitives; called outside of `run`, nothing waits.
+
+    def point(self) -> None:
+        """Let another thread go on, or not."""
+        if self._current is None:
+            return
+        if self.is_over:
+            raise _WorldEnded
+        if self._draw() < self._restless:
+            self._switch(self._current)
+
+    def wait(self, ready: Callable[[], bool], timeout: float | None) -> bool:
+        """Wait until *ready* or for *timeout* seconds; return what *ready* says then."""
+        me = self._current
+        if me is None:
+            self.time += timeout or 0.0
+            return ready()
+        me.ready = ready
+        me.deadline = None if timeout is None else self.time + timeout
+        self._switch(me)
+        me.ready = me.deadline = None
+        return ready()
+
+    def pause(self, _seconds: float = 0.0) -> None:
+        """Let another thread go on, if one can."""
+        me = self._current
+        if me is None:
+            return
+        me.is_pausing = True
+        self._switch(me)
+
+    def begin(self, thread: VirtualThread) -> None:
+        """Let a thread that was started go on from now on."""
+        self._begun += 1
+        thread.number = self._begun
+        self._threads.append(thread)
+
+    def live(self, thread: VirtualThread) -> None:
+        """Do what a thread does: the whole of its life, in the real one."""
+        thread.turn.acquire()
+        if self._traced:
+            sys.settrace(self._trace)
+        try:
+            if not self.is_over:
+                thread.work()
+        except _WorldEnded:
+            pass
+        except BaseException as error:
+            self._end(error)
+        finally:
+            sys.settrace(None)
+        self._leave(thread)
+
+    def _leave(self, thread: VirtualThread) -> None:
+        """Give the turn away for good."""
+        if self.is_over:
+            return
+        self._threads.remove(thread)
+        thread.has_ended = True
+        following = self._choose() if self._threads else None
+        if following is None:
+            self._end(self._stuck() if self._threads else None)
+        else:
+            self._hand_to(following)
+
+    # Whose turn it is
+
+    def _switch(self, me: VirtualThread) -> None:
+        """Have any thread go on that can, maybe this one."""
+        if self.is_over:
+            raise _WorldEnded
+        following = self._choose()
+        if following is me:
+            return
+        if following is None:
+            self._end(self._stuck())
+        else:
+            self._hand_to(following)
+            me.turn.acquire()
+        if self.is_over:
+            raise _WorldEnded
+
+    def _hand_to(self, following: VirtualThread) -> None:
+        self._current = following
+        following.turn.release()
+
+    def _choose(self) -> VirtualThread | None:
+        """Draw who goes on; None when nobody can."""
+        self.turns += 1
+        if self.turns > _MOST_TURNS:
+            return None
+        able = [each for each in self._threads if each.ready is None or each.ready()]
+        awake = [each for each in able if not each.is_pausing]
+        for each in able:
+            each.is_pausing = False
+        if not able or (self.is_slow and self._draw() < _EARLY):
+            timed = [each for each in self._threads if each.deadline is not None]
+            if timed:
+                return self._timed_out(timed)
+        choice = awake or able
+        return choice[int(self._draw() * len(choice))] if choice else None
+
+    def _timed_out(self, timed: list[VirtualThread]) -> VirtualThread:
+        first = min(timed, key=lambda each: each.deadline or 0.0)
+        self.time = max(self.time, first.deadline or 0.0)
+        return first
+
+    def _stuck(self) -> Deadlock:
+        waiting = ", ".join(each.name for each in self._threads)
+        return Deadlock(f"after {self.turns} turns these still wait: {waiting}")
+
+    def _end(self, error: BaseException | None) -> None:
+        """End all threads that are left; *error* is why, None when none is left."""
+        if self.is_over:
+            return
+        self._error = error
+        self.is_over = True
+        for thread in self._threads:
+            thread.turn.release()
+        self._over.set()
+
+    # Points in code that uses no primitive
+
+    def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
+        if frame.f_code.co_filename not in self._traced:
+            return None
+        frame.f_trace_opcodes = self._by_instruction
+        return self._at_line
+
+    def _at_line(self, frame: FrameType, event: str, arg: object) -> Any:
+        if event in ("line", "opcode") and not self.is_over:
+            if self.interrupt is not None and self._draw() < self._interrupting:
+                self.interrupt()
+            self.point()
+        return self._at_line
+
+
+class VirtualThread:
+    """A virtual thread, made and used as a `threading.Thread`."""
+
+    def __init__(self, world: World, work: Callable[[], object], name: str) -> None:
+        self._world = world
+        self.work = work
+        self.name = name
+        self.number = 0  # 0 before it begins
+        self.turn = threading.Lock()  # let go by whoever hands it the turn
+        self.turn.acquire()
+        self.ready: Callable[[], bool] | None = None  # what it waits for; None: it can go on
+        self.deadline: float | None = None  # when it waits no longer
+        self.is_pausing = False  # it does not go on if another can, this one time
+        self.has_ended = False
+        self.real = threading.Thread(target=world.live, args=(self,), name=name, daemon=True)
+
+    @property
+    def ident(self) -> int | None:
+        return self.number or None
+
+    def start(self) -> None:
+        self._world.point()
+        self._world.begin(self)
+        self.real.start()
+        self._world.point()
+
+    def is_alive(self) -> bool:
+        self._world.point()
+        return self.number > 0 and not self.has_ended
+
+    def join(self, timeout: float | None = None) -> None:
+        self._world.wait(lambda: self.has_ended, timeout)
+
+
+class _Lock:
+    """A lock that is not re-entrant, as `threading.Lock` is."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._is_held = False
+
+    def locked(self) -> bool:
+        return self._is_held
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        self._world.point()
+        if self._is_held and blocking:
+            self._world.wait(lambda: not self._is_held, None if timeout < 0 else timeout)
+        if self._is_held:
+            return False
+        self._is_held = True
+        self._world.point()
+        return True
+
+    def release(self) -> None:
+        if not self._is_held:
+            raise RuntimeError("release unlocked lock")
+        self._world.point()
+        self._is_held = False
+        self._world.point()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+
+class _Event:
+    """An event, as `threading.Event` is."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._is_set = False
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def set(self) -> None:
+        self._world.point()
+        self._is_set = True
+        self._world.point()
+
+    def clear(self) -> None:
+        self._world.point()
+        self._is_set = False
+        self._world.point()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return self._world.wait(lambda: self._is_set, timeout)
+
+
+class _Queue:
+    """An unbounded queue, as `queue.SimpleQueue` is."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._items: deque[object] = deque()
+
+    def put(self, item: object) -> None:
+        self._items.append(item)
+        if not self._world.is_over:  # a pool that is collected later still says good-bye
+            self._world.point()
+
+    def empty(self) -> bool:
+        return not self._items
+
+    def get(self, block: bool = True) -> object:
+        self._world.point()
+        if block:
+            self._world.wait(lambda: bool(self._items), None)
+        if not self._items:
+            raise queue.Empty
+        return self._items.popleft()
