@@ -833,6 +833,7 @@ class Scheduler:
         polled_at = -math.inf
         seen: datetime | None = None
         while not ticker.is_over:
+            ticker.timer.clear()  # before the look around, so that no later call is lost
             at = monotonic()
             poll = at - polled_at >= tick
             if poll:
@@ -855,7 +856,6 @@ class Scheduler:
             now = self._primitives.utc_now()
             if ticker.is_over or self._engine.rung or self._engine.has_to_ask:
                 return 0.0, now  # the last: a slot came upon it
-            ticker.timer.clear()
             wait = max(0.0, to_poll)
             ticker.until = now + timedelta(seconds=wait)
             due = self._engine.next_due()
