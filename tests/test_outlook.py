@@ -459,9 +459,7 @@ class _Simulation:
         engine = driver.engine
         running = [run.execution for run in engine.live.values()]
         now = at(driver.now)
-        bound = Bound(
-            engine.tasks.values(), running, now=now, slots=self.slots, aging=self.aging
-        )
+        bound = Bound(engine.tasks.values(), running, now=now, slots=self.slots, aging=self.aging)
         for each in waiting(engine.waiting(MANY, now), bound, ""):
             if each.latest_start is not None:
                 self.promised += 1
