@@ -240,8 +240,14 @@ class _System:
     def __init__(self, seed: int, *, only_firsts: bool = True) -> None:
         draw = self.draw = random.Random(seed)
         slots = draw.randint(1, 5)
-        lanes = {name: 1 for name in ("quick", "mail")[: draw.randint(0, min(2, slots - 1))]}
-        capacity = draw.choice([{}, {"db": 2.0}, {"db": 2.0, "mem": 1.0}, {"db": 1, "mem": 3}])
+        lanes = dict.fromkeys(("quick", "mail")[: draw.randint(0, min(2, slots - 1))], 1)
+        capacities: list[dict[str, float]] = [
+            {},
+            {"db": 2},
+            {"db": 2, "mem": 1},
+            {"db": 1, "mem": 3},
+        ]
+        capacity = draw.choice(capacities)
         has_gates = draw.random() < 0.5
         rules = Rules(
             lanes=lanes,
