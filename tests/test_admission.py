@@ -5,14 +5,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from background_tasks import InvalidTypeError, InvalidValueError, Scheduler, Task
 from background_tasks.admission import Admission, Rules
+from background_tasks.changes import ChangeKind
+from background_tasks.engine import Engine
 from background_tasks.task import Demand, Status
-from tests.driver import Driver, at
+from tests.driver import Driver, at, reading
 
 GATE = "closed gate: queue 31 (closes at 30, opens at 24)"
 NO_SLOT = "no slot is free"
@@ -890,7 +894,55 @@ def test_slots_are_claimed_only_for_what_may_start() -> None:
     assert driver.engine.claim_slots() > 0
 
 
+def test_slots_are_claimed_for_all_that_may_start() -> None:
+    """At once, not one after the other."""
+    driver = Driver(slots=4, capacity={"db": 1})
+    driver.ask(driver.add("a"), driver.add("b"), driver.add("c"))
+
+    assert driver.engine.claim_slots() == 3
+
+
+def test_nothing_is_kept_from_the_one_it_is_kept_for() -> None:
+    """What waited too long and fits now is about to start, and says so."""
+    driver = Driver(slots=4, capacity={"db": 2}, max_defer=10.0)
+    big, small = driver.add("big", resources={"db": 2}), driver.add("small", resources={"db": 1})
+    driver.ask(small, big)
+    driver.start()
+    driver.go(10)
+    driver.end("small")
+
+    assert driver.waiting() == ["big: "]
+
+
+def test_without_rules_there_are_slots_alone() -> None:
+    """Runs in callers of run_task take none, and gates are told of and hold nothing."""
+    engine = Engine(max_running_tasks=1, aging=5.0, on_time=timedelta(seconds=1))
+    task = Task("t", int, max_instances=9)
+    engine.add(task, at(0))
+    engine.take_inline(task, None, at(0))
+    engine.request(task, None, at(0))
+    engine.set_gates([replace(reading(31.0), news="closed")], [reading(31.0)], at(0))
+
+    assert engine.changes[-1].kind is ChangeKind.GATE_CLOSED
+    assert [each.reason for each in engine.waiting(9, at(0))] == [""]
+    assert engine.take(at(0)) is not None
+
+
 # What is left behind
+
+
+def test_what_came_out_is_not_taken_out_again() -> None:
+    """To cancel an entry whose run was started, or was cancelled before, does nothing."""
+    driver = Driver(slots=4, capacity={"db": 1})
+    admission = _admission(driver)
+    task = driver.add("t")
+    driver.ask(task)
+    entry = task._head.entry
+    driver.start()
+
+    admission.cancel(entry)
+
+    assert len(admission) == 0
 
 
 def test_kinds_that_nobody_waits_in_are_forgotten() -> None:

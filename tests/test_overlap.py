@@ -84,6 +84,16 @@ def test_what_is_recorded() -> None:
     assert change.execution.id == run.id
 
 
+def test_a_skip_is_no_release() -> None:
+    """It does not count as one in what `release` returns."""
+    driver = Driver()
+    driver.add("t", max_instances=1, overlap="skip", triggers=[PeriodicTrigger(10)])
+
+    assert driver.engine.release(at(10), 9) == 1
+    driver.start()
+    assert driver.engine.release(at(20), 9) == 0
+
+
 def test_one_late_record_stands_for_all_that_were_missed() -> None:
     """With missed="once" it counts the others, as a late run would."""
     driver = Driver()
