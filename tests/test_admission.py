@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -16,6 +17,7 @@ from background_tasks.admission import Admission, Rules
 from background_tasks.changes import ChangeKind
 from background_tasks.engine import Engine
 from background_tasks.task import Demand, Status
+from tests.conftest import Gate
 from tests.driver import Driver, at, reading
 
 GATE = "closed gate: queue 31 (closes at 30, opens at 24)"
@@ -128,6 +130,12 @@ def test_lanes_must_leave_a_slot() -> None:
     assert str(caught.value) == (
         "lanes must leave one of the 2 slots to tasks without a lane, got {'mail': 1, 'quick': 1}"
     )
+
+
+def test_a_scheduler_refuses_lanes_that_leave_no_slot() -> None:
+    """When it is made."""
+    with pytest.raises(InvalidValueError, match=r"^lanes must leave one of the 2 slots"):
+        Scheduler(2, lanes={"quick": 1, "mail": 1})
 
 
 @pytest.mark.parametrize(
@@ -601,6 +609,26 @@ def test_enabled_again_it_counts_anew() -> None:
     driver.ask(small)
 
     assert driver.start() == ["small"]
+
+
+def test_removing_what_others_stepped_aside_for_lets_them_start(gate: Gate) -> None:
+    """At once, in live threads, without waiting for a tick."""
+    ran = threading.Event()
+    settings: dict[str, Any] = {"capacity": {"db": 2}, "max_defer": 0}
+    with Scheduler(3, tick_interval=3600, **settings) as scheduler:
+        small = scheduler.add_task(Task("small", gate, resources={"db": 1}))
+        scheduler.release_task(small.id)
+        gate.wait_entered()
+        big = scheduler.add_task(Task("big", int, resources={"db": 2}))
+        scheduler.release_task(big.id)
+        other = scheduler.add_task(Task("other", ran.set, resources={"db": 1}))
+        scheduler.release_task(other.id)
+        assert [each.task_name for each in scheduler.ready()] == ["big", "other"]
+
+        scheduler.remove_task(big.id)
+
+        assert ran.wait(10)
+        gate.leave.set()
 
 
 # Gates
