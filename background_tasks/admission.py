@@ -1,34 +1,34 @@
 """What may run now: lanes, declared resources and gates; no lock, thread or clock.
 
 `Admission` stands in for `Ready` where a scheduler has any of these. Runs that ask for the same
-wait in one heap, so a decision looks at the first run of each *kind*, not at all that wait: it
-takes the best of those firsts that nothing keeps from starting.
+are of one kind and wait in one heap, so a decision looks at one run of each kind, not at all that
+wait: of these it takes the best that nothing keeps from starting.
 
-A run that does not fit steps aside for one that does. That is not for ever: when it was kept
-waiting by resources for ``max_defer`` seconds, nothing that needs any of them starts before it,
-and it is the first to get them. A run that was held by gates for so long is let through.
+A run that does not fit steps aside for one that does. That is not for ever: when it was put off
+for ``max_defer`` seconds it is *overdue*, stands for its kind in place of the best, and whatever
+needs one of its resources stays behind it. A run that gates have held for so long is let through.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from background_tasks import checks
 from background_tasks.errors import InvalidValueError
-from background_tasks.heap import Entry
+from background_tasks.heap import Entry, Heap
 from background_tasks.ready import Ready
 from background_tasks.run import Run
 from background_tasks.task import Demand, Task, priority_of
 
 __all__ = ["Admission", "Rules"]
 
+_FEW = 64  # kinds; not worth sweeping
 _ROUNDING = 1 + 1e-9  # 0.1 + 0.2 is no more than 0.3
 _NOTHING: frozenset[str] = frozenset()
-_Kind = tuple[Demand | None, bool]  # and whether gates hold it
 _NO_SLOT, _RESERVED, _LACKING, _KEPT, _GATED = "no slot", "reserved", "lacking", "kept", "gated"
 _Obstacle = tuple[str, str]  # one of these and the name of the resource
 
@@ -88,6 +88,46 @@ class Rules:
                 )
 
 
+class _Kind:
+    """The runs that wait and need the same.
+
+    ``queue`` has them by key, ``elders`` by how long they wait: entries ``[stamp, number, run]``.
+    """
+
+    __slots__ = ("demand", "elders", "is_gated", "names", "places", "put_off_since", "queue")
+
+    def __init__(self, demand: Demand | None, is_gated: bool, queue: Ready) -> None:
+        self.demand = demand
+        self.is_gated = is_gated
+        self.names = frozenset(name for name, _ in demand.resources) if demand else _NOTHING
+        self.queue = queue
+        self.elders = Heap()
+        self.places: dict[Run, Entry] = {}  # in elders
+        self.put_off_since = math.inf  # resources have kept it waiting; until it is seen empty
+
+    def add(self, stamp: float, priority: int, run: Run) -> Entry:
+        entry = self.queue.push(stamp, priority, run)
+        if self.names or self.is_gated:
+            self.places[run] = self.elders.push_entry([stamp, entry[1], run])
+        return entry
+
+    def remove(self, entry: Entry) -> None:
+        place = self.places.pop(entry[-1], None)
+        if place is not None:
+            self.elders.cancel(place)
+        self.queue.cancel(entry)
+
+    def first(self) -> Run | None:
+        """Return the best of them."""
+        entry = self.queue.head()
+        return None if entry is None else entry[-1]
+
+    def eldest(self) -> Run | None:
+        """Return the one that waits longest, where that can matter."""
+        entry = self.elders.head()
+        return None if entry is None else entry[-1]
+
+
 class Admission:
     """Runs in dispatch order, of which those come out that nothing keeps from starting."""
 
@@ -99,21 +139,21 @@ class Admission:
         self._stamps = Ready(aging)
         self._now = 0.0  # the latest stamp
         self._numbers = itertools.count(1).__next__  # of all kinds together: ties in release order
-        self._kinds: dict[_Kind, Ready] = {}
+        self._kinds: dict[tuple[Demand | None, bool], _Kind] = {}
+        self._many = _FEW  # kinds, at which to sweep
         self._running = 0
         self._in_lane = dict.fromkeys(rules.lanes, 0)  # running runs of each lane
         self._common = slots - sum(rules.lanes.values())  # free ones of the slots for everybody
         self._used: dict[str, float] = dict.fromkeys(rules.capacity, 0)
         self._holders = dict.fromkeys(rules.capacity, 0)  # how many runs use it
-        self._deferred: dict[Run, float] = {}  # since when they were kept waiting by resources
         self._closed: tuple[str, ...] = ()  # the readings of closed gates
-        self._closed_since = math.inf
+        self._closed_since = 0.0
 
     # As `Ready`
 
     def __len__(self) -> int:
         """Return how many runs it holds."""
-        return sum(map(len, self._kinds.values()))
+        return sum(len(kind.queue) for kind in self._kinds.values())
 
     def stamp(self, now: datetime) -> float:
         """Return *now* as a stamp; never below an earlier one."""
@@ -126,35 +166,46 @@ class Admission:
 
     def push(self, stamp: float, priority: int, run: Run) -> Entry:
         """Put *run* in; return its entry, for `cancel`."""
-        kind = self._kind(run.task)
-        queue = self._kinds.get(kind)
-        if queue is None:
-            self._kinds = {kind: queue for kind, queue in self._kinds.items() if len(queue)}
-            queue = self._kinds[kind] = Ready(self._aging, self._numbers)
-        return queue.push(stamp, priority, run)
+        what = self._what(run.task)
+        kind = self._kinds.get(what)
+        if kind is None:
+            self._sweep()
+            kind = self._kinds[what] = _Kind(*what, Ready(self._aging, self._numbers))
+        return kind.add(stamp, priority, run)
+
+    def _sweep(self) -> None:
+        """Forget the kinds of which nothing waits, when there are twice as many as at the last."""
+        if len(self._kinds) >= self._many:
+            self._kinds = {what: kind for what, kind in self._kinds.items() if len(kind.queue)}
+            self._many = max(_FEW, 2 * len(self._kinds))
 
     def cancel(self, entry: Entry) -> None:
         """Take out the run of *entry*, whose task has the priority that it was put in with."""
         if entry[-1] is not None:
-            self._kinds[self._kind(entry[-1].task)].cancel(entry)
+            self._kinds[self._what(entry[-1].task)].remove(entry)
 
     def first(self, n: int) -> list[Entry]:
-        """Return copies of the first *n* entries, in order, and leave them in."""
-        found = [entry for queue in self._kinds.values() for entry in queue.first(n)]
-        return sorted(found)[:n]
+        """Return copies of the first *n* entries and leave them in: what is overdue, the rest."""
+        entries = {id(e[-1]): e for kind in self._kinds.values() for e in kind.queue.first(n)}
+        overdue = [kind.eldest() for kind, _ in self._overdue()]
+        firsts = [list(run.entry) for run in overdue if run is not None and run.entry is not None]
+        for entry in firsts:
+            entries.pop(id(entry[-1]), None)
+        return [*firsts, *sorted(entries.values())][:n]
 
     def startable(self) -> int:
-        """Return how many slots could be of use: none if nothing may start as things stand."""
-        return 0 if self._best(self._now) is None else len(self)
+        """Return how many slots could be of use as things stand: none if nothing may start."""
+        return sum(self._fitting(self._kind_of(run)) for run in self._candidates())
 
     def pop_at(self, now: datetime) -> Run | None:
         """Take out the best run that may start now; None when there is none."""
-        entry = self._best(self.stamp(now))
-        if entry is None:
+        self.stamp(now)
+        entries = [run.entry for run in self._candidates() if run.entry is not None]
+        if not entries:
             return None
+        entry = min(entries)
         run: Run = entry[-1]
         self.cancel(entry)
-        self._deferred.pop(run, None)
         return run
 
     # What is in use
@@ -192,93 +243,131 @@ class Admission:
         """Have so many common slots more; fewer when negative."""
         self._common += more
 
-    def set_gates(self, closed: tuple[str, ...], now: datetime) -> None:
+    def set_gates(self, closed: tuple[str, ...]) -> None:
         """Take note of the readings of the gates that are closed."""
         if closed and not self._closed:
-            self._closed_since = self.stamp(now)
+            self._closed_since = self._now
         self._closed = closed
 
     # What may start
 
-    def _kind(self, task: Task) -> _Kind:
+    def _what(self, task: Task) -> tuple[Demand | None, bool]:
         passes = self._rules.ungated_priority
         is_gated = self._rules.has_gates and (passes is None or task._priority < passes)
         return task._demand, is_gated
 
-    def _best(self, now: float) -> Entry | None:
-        """Return the best entry that may start; note which were kept waiting by resources."""
-        first = self._overdue(now)
-        kept = _NOTHING
-        if first is not None:
-            if self._obstacle(first, now, kept) is None:
-                return first.entry
-            kept = frozenset(first.task.resources)
-        best: Entry | None = None
-        for queue in self._kinds.values():
-            entry = queue.head()
-            if entry is None or (best is not None and best < entry):
+    def _kind_of(self, run: Run) -> _Kind:
+        return self._kinds[self._what(run.task)]
+
+    def _candidates(self) -> Iterator[Run]:
+        """Yield of each kind the run that stands for it, if nothing keeps it from starting.
+
+        Takes note of the kinds that resources keep waiting.
+        """
+        kept: set[str] = set()
+        overdue = self._overdue()
+        for kind, run in overdue:
+            if not kept & kind.names and self._obstacle(kind, run, _NOTHING) is None:
+                yield run
+            kept |= kind.names
+        late = {kind for kind, _ in overdue}
+        for kind in self._kinds.values():
+            stand_in = None if kind in late else self._stand_in(kind)
+            if stand_in is None:
+                kind.put_off_since = kind.put_off_since if len(kind.queue) else math.inf
                 continue
-            obstacle = self._obstacle(entry[-1], now, kept)
+            obstacle = self._obstacle(kind, stand_in, frozenset(kept))
             if obstacle is None:
-                best = entry
+                yield stand_in
             elif obstacle[0] in (_LACKING, _KEPT):
-                self._deferred.setdefault(entry[-1], now)
-        return best
+                kind.put_off_since = min(kind.put_off_since, self._now)
 
-    def _overdue(self, now: float) -> Run | None:
-        """Return the run that resources have kept waiting longest, if that was for too long."""
-        while self._deferred:
-            run, since = next(iter(self._deferred.items()))
-            if run.task._head is run and run.entry is not None:
-                return run if now - since >= self._rules.max_defer else None
-            del self._deferred[run]  # it was dropped or its task disabled
-        return None
+    def _stand_in(self, kind: _Kind) -> Run | None:
+        """Return the best run of a kind, or the eldest if gates hold the best and not that."""
+        first = kind.first()
+        if first is not None and kind.is_gated and self._is_held(first):
+            eldest = kind.eldest()
+            if eldest is not None and not self._is_held(eldest):
+                return eldest
+        return first
 
-    def _obstacle(self, run: Run, now: float, kept: frozenset[str]) -> _Obstacle | None:
+    def _overdue(self) -> list[tuple[_Kind, Run]]:
+        """Return the kinds whose eldest run was put off for too long, with it; longest first."""
+        found: list[tuple[float, float, _Kind, Run]] = []
+        for kind in self._kinds.values():
+            if kind.put_off_since <= self._now:
+                run = kind.eldest()
+                if run is not None:
+                    since = max(run.stamp, kind.put_off_since)
+                    if self._now - since >= self._rules.max_defer:
+                        found.append((since, run.stamp, kind, run))
+        found.sort(key=lambda each: (each[0], each[1], each[3].execution.id))
+        return [(kind, run) for _, _, kind, run in found]
+
+    def _obstacle(self, kind: _Kind, run: Run, kept: frozenset[str]) -> _Obstacle | None:
         """Return what keeps *run* from starting, None when nothing does.
 
         Args:
+            kind: Its kind.
             run: A run that waits.
-            now: The present.
-            kept: Resources that are kept for another run.
+            kept: Resources that are kept for other runs.
         """
-        demand, is_gated = self._kind(run.task)
-        lane = None if demand is None else demand.lane
+        lane = None if kind.demand is None else kind.demand.lane
         if self._common <= 0 and (lane is None or self._in_lane[lane] >= self._rules.lanes[lane]):
             reserved = any(n < self._rules.lanes[name] for name, n in self._in_lane.items())
             return (_RESERVED if reserved else _NO_SLOT), ""
-        if demand is not None:
-            for name, amount in demand.resources:
-                if self._used[name] + amount > self._rules.capacity[name] * _ROUNDING:
-                    return _LACKING, name
-                if name in kept:
-                    return _KEPT, name
-        if is_gated and self._is_held(run, now):
+        for name, amount in kind.demand.resources if kind.demand else ():
+            if self._used[name] + amount > self._rules.capacity[name] * _ROUNDING:
+                return _LACKING, name
+            if name in kept:
+                return _KEPT, name
+        if kind.is_gated and self._is_held(run):
             return _GATED, ""
         return None
 
-    def _is_held(self, run: Run, now: float) -> bool:
+    def _is_held(self, run: Run) -> bool:
+        """Return whether closed gates hold a run that they may hold."""
         if not self._closed or not self._running:  # one may always run
             return False
-        return now - max(run.stamp, self._closed_since) < self._rules.max_defer
+        return self._now - max(run.stamp, self._closed_since) < self._rules.max_defer
 
-    def reason(self, run: Run, now: datetime) -> str:
+    def _fitting(self, kind: _Kind) -> int:
+        """Return how many runs of a kind, of which one may start, there is room for."""
+        if kind.is_gated and self._closed:
+            return 1  # more may be let through, each when it is looked at
+        rooms = [
+            int((self._rules.capacity[name] * _ROUNDING - self._used[name]) / amount)
+            for name, amount in (kind.demand.resources if kind.demand else ())
+        ]
+        return max(1, min(len(kind.queue), *rooms)) if rooms else len(kind.queue)
+
+    # What is said of it
+
+    def reason(self, run: Run) -> str:
         """Return for people what keeps *run* from starting, "" when nothing does."""
-        stamp = self.stamp(now)
-        first = self._overdue(stamp)
-        kept = _NOTHING if first is None or first is run else frozenset(first.task.resources)
-        obstacle = self._obstacle(run, stamp, kept)
-        if obstacle is None:
-            return ""
-        what, name = obstacle
+        kind = self._kind_of(run)
+        kept: dict[str, Run] = {}
+        for late, first in self._overdue():
+            if first is run:
+                break
+            kept |= {name: first for name in late.names if name not in kept}
+        obstacle = self._obstacle(kind, run, frozenset(kept))
+        return "" if obstacle is None else self._text(run, *obstacle, kept)
+
+    def _text(self, run: Run, what: str, name: str, kept: Mapping[str, Run]) -> str:
         if what == _LACKING:
             total = self._rules.capacity[name]
+            free = max(0.0, total - self._used[name])
             return (
-                f"it needs {run.task.resources[name]:g} of resource {name!r},"
-                f" {total - self._used[name]:g} of {total:g} is free"
+                f"it needs {_amount(run.task.resources[name])} of resource {name!r},"
+                f" {_amount(free)} of {_amount(total)} is free"
             )
-        if what == _KEPT and first is not None:
-            return f"resource {name!r} is kept for {first.task.name!r}, which waited too long"
+        if what == _KEPT:
+            return f"resource {name!r} is kept for {kept[name].task.name!r}, which waited too long"
         if what == _GATED:
             return f"closed gate: {'; '.join(self._closed)}"
         return "no slot is free" if what == _NO_SLOT else "the free slots are reserved for a lane"
+
+
+def _amount(value: float) -> str:
+    return f"{value:.12g}"

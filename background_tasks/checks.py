@@ -6,6 +6,7 @@ import functools
 import inspect
 import math
 import reprlib
+import sys
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta, timezone
 from types import CodeType, FunctionType, MethodType
@@ -170,7 +171,7 @@ def amounts(rule: str, value: object) -> dict[str, float]:
         raise InvalidTypeError(f"{rule} must be a mapping of names to numbers, got {shown(value)}")
     for name, amount in value.items():
         name_text(f"each name in {rule}", name)
-        if not 0 < number(f"{rule}[{name!r}]", amount) < math.inf:
+        if not 0 < number(f"{rule}[{name!r}]", amount) <= sys.float_info.max:
             raise InvalidValueError(
                 f"{rule}[{name!r}] must be above 0 and finite, got {shown(amount)}"
             )

@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from itertools import islice
 from typing import Any
 
 from background_tasks.admission import Admission, Rules
@@ -407,20 +408,23 @@ class Engine:
         self._asked += 1
         return arm
 
-    def answered(self, arm: Arm, now: datetime) -> None:
-        """Release a run of *arm*, which said that it is ready; its trigger is to be reset next."""
+    def answered(self, arm: Arm, now: datetime) -> int:
+        """Release a run of *arm*, which said that it is ready; return how many that were.
+
+        Its trigger is to be reset next.
+        """
         task = arm._arm_task
         if task is None:
-            return
+            return 0
         if arm._arm_signals is None:
-            self._release(task, arm, now, now)
-        elif not arm._arm_is_custom:
-            self.ring(arm)
-        elif (signal := arm._arm_signals.take_signal()) is not None:
+            return self._release(task, arm, now, now)
+        if not arm._arm_is_custom:
+            self.ring(arm)  # which `release` then counts
+            return 0
+        if (signal := arm._arm_signals.take_signal()) is not None:
             event, at = signal
-            self._release(task, arm, at, now, event)
-        else:
-            self._release(task, None, now, now)
+            return self._release(task, arm, at, now, event)
+        return self._release(task, None, now, now)
 
     def rearmed(self, arm: Arm, due: datetime | None, now: datetime) -> None:
         """Give *arm* back after it was asked: to be asked again at *due*, or at every tick."""
@@ -477,8 +481,10 @@ class Engine:
         Enters no lock of anybody's, so it may run in a signal handler.
         """
         released = 0
-        while released < most and self.rung and not self.is_paused:
-            released += self._take_signals(self.rung.popleft(), now, most - released)
+        while most > 0 and self.rung and not self.is_paused:
+            taken, made = self._take_signals(self.rung.popleft(), now, most)
+            released += made
+            most -= max(1, taken)
         return released
 
     def _come_due(self, item: Any, now: datetime) -> int:
@@ -556,15 +562,16 @@ class Engine:
         self._end(Run(task, trigger, execution), _MISSED, now)
         return 0
 
-    def _take_signals(self, arm: Arm, now: datetime, most: int) -> int:
-        """Make a run of each signal that waits, *most* at most; return how many."""
+    def _take_signals(self, arm: Arm, now: datetime, most: int) -> tuple[int, int]:
+        """Take signals that wait, *most* at most; return how many, and how many runs they made."""
         arm._arm_is_rung = False  # before any is taken, see `ring`
         task, trigger = arm._arm_task, arm._arm_signals
         assert trigger is not None
         if task is None or not task._enabled:
-            return 0  # the signals wait in the channel
-        released = 0
-        while released < most and (signal := trigger.take_signal()) is not None:
+            return 0, 0  # the signals wait in the channel
+        taken = released = 0
+        while taken < most and (signal := trigger.take_signal()) is not None:
+            taken += 1
             event, at = signal
             if trigger.coalesce and arm._arm_run is not None:
                 arm._arm_run.execution.event = event
@@ -574,7 +581,7 @@ class Engine:
                 released += self._release(task, arm, at, now, event)
         if trigger.waiting:
             self.ring(arm)
-        return released
+        return taken, released
 
     def request(self, task: Task, event: object, now: datetime) -> None:
         """Release a run of the task because somebody asked for one."""
@@ -1042,7 +1049,7 @@ class Engine:
         for reading in news:
             self.note(_GATE_NEWS[reading.news], now, reason=str(reading))
         if self._admission is not None:
-            self._admission.set_gates(tuple(map(str, closed)), now)
+            self._admission.set_gates(tuple(map(str, closed)))
 
     def waiting(self, n: int, now: datetime) -> list[Pending]:
         """Return the first *n* runs that wait for their turn, each with what keeps it from it.
@@ -1056,18 +1063,18 @@ class Engine:
             Pending(run, self._reason(run, now), self._ready.instant_of(run.stamp)) for run in heads
         ]
         if len(found) < n:
-            found += [Pending(run, _behind(run.task)) for run in self._behind_heads()]
+            found += [Pending(run, _behind(run.task)) for run in self._behind_heads(n)]
         return found[:n]
 
     def _reason(self, run: Run, now: datetime) -> str:
         if self._admission is not None:
-            return self._admission.reason(run, now)
+            return self._admission.reason(run)
         return "no slot is free" if self.running - self._inline >= self._max else ""
 
-    def _behind_heads(self) -> list[Run]:
-        """Return the pending runs, the first of each task first."""
+    def _behind_heads(self, n: int) -> list[Run]:
+        """Return pending runs, the first of each task first; of no task more than *n*."""
         queues = [task._pending for task in self.tasks.values() if task._pending]
-        ranked = [each for queue in queues for each in enumerate(queue)]
+        ranked = [each for queue in queues for each in enumerate(islice(queue, n))]
         return [run for _, run in sorted(ranked, key=lambda each: (each[0], each[1].execution.id))]
 
     def first_due(self, n: int) -> list[tuple[datetime, Task, Trigger | None]]:

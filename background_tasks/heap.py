@@ -35,6 +35,11 @@ class Heap:
         """Return how many items it holds."""
         return len(self._heap) - self._cancelled
 
+    def push_entry(self, entry: Entry) -> Entry:
+        """Put in an entry that has its number already, that of another heap; return it."""
+        heapq.heappush(self._heap, entry)
+        return entry
+
     def cancel(self, entry: Entry) -> None:
         """Take out the item of *entry*; one that has come out already is left alone."""
         if entry[_ITEM] is None:

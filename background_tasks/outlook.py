@@ -116,14 +116,13 @@ class Bound:
         self._aging = aging
         tasks = list(tasks)
         known = {task.id: length for task in tasks if (length := _longest(task)) is not None}
-        self._longest = max(known.values(), default=math.inf)
-        self._lengths = {task.id: known.get(task.id, self._longest) for task in tasks}
+        is_known = bool(known)
         for execution in running:
             if execution.status is Status.RUNNING and execution.started_at is not None:
                 length = (now - execution.started_at).total_seconds()
-                before = self._lengths.get(execution.task_id, 0.0)
-                self._lengths[execution.task_id] = max(length, before)
-                self._longest = max(length, self._longest)
+                known[execution.task_id] = max(length, known.get(execution.task_id, 0.0))
+        self._longest = max(known.values()) if is_known else math.inf
+        self._lengths = dict.fromkeys((task.id for task in tasks), self._longest) | known
         self._sum = sum(self._lengths.values())
         self._highest = max((task.priority for task in tasks), default=0)
 
@@ -132,6 +131,8 @@ class Bound:
         if pending.since is None or pending.reason not in _NO_SLOT:
             return None
         task = pending.run.task
+        if task.resources:
+            return None  # they may be gone when a slot is there
         others = self._sum - self._lengths.get(task.id, 0.0)
         ahead = self._highest - task.priority
         passed = self._aging * ahead if ahead else 0.0  # inf * 0 is NaN
@@ -144,7 +145,16 @@ class Bound:
 
 def _longest(task: Task) -> float | None:
     """Return the seconds of the longest run in the history of *task*, None without any."""
-    return max((each.resources.wall for each in tuple(task._history or ())), default=None)
+    ran = (each for each in tuple(task._history or ()) if each.attempts)
+    return max(map(_length, ran), default=None)
+
+
+def _length(execution: Execution) -> float:
+    """Return how long a run took, by the clock too: that of a test may be another."""
+    started, ended = execution.started_at, execution.ended_at
+    if execution.attempts > 1 or started is None or ended is None:
+        return execution.resources.wall
+    return max(execution.resources.wall, (ended - started).total_seconds())
 
 
 def waiting(found: Iterable[Pending], bound: Bound | None, obstacle: str) -> list[Waiting]:

@@ -842,7 +842,9 @@ class Scheduler:
             at = monotonic()
             sample = self._gates.wait(at)
             to_poll = polled_at + tick - at
-            wait, now = self._plan_wait(ticker, to_poll if sample is None else min(to_poll, sample))
+            if sample is not None:  # the least, since another thread may be at one that is due
+                to_poll = min(to_poll, max(sample, _FROZEN_PAUSE))
+            wait, now = self._plan_wait(ticker, to_poll)
             if now == seen:
                 wait = max(wait, min(_FROZEN_PAUSE, tick))
             seen = now
@@ -907,11 +909,12 @@ class Scheduler:
         if not self._gates.due(at) or not self._sampling.acquire(False):
             return
         try:
-            now = self._primitives.utc_now()
-            news = self._gates.sample(at, now)
+            if not self._gates.due(at):  # another thread has just been at it
+                return
+            news = self._gates.sample(at, self._primitives.utc_now())
             self._acquire()
             try:
-                self._engine.set_gates(news, self._gates.closed(), now)
+                self._engine.set_gates(news, self._gates.closed(), self._primitives.utc_now())
             finally:
                 self._unlock()
         finally:
@@ -936,9 +939,7 @@ class Scheduler:
         self._acquire()
         try:
             now = self._primitives.utc_now()
-            for arm in ready:
-                self._engine.answered(arm, now)
-            released = sum(arm._arm_is_custom for arm in ready)
+            released = sum(self._engine.answered(arm, now) for arm in ready)
             claimed = self._claim()
         finally:
             self._unlock()

@@ -250,7 +250,8 @@ class InlineScheduler(Scheduler):
                 comings.append(now + self._tick)
             sample = self._gates.wait(self.clock.monotonic())
             if sample is not None and engine.has_waiting:
-                comings.append(now + timedelta(seconds=sample))
+                # One that is still due is being taken: its sensor has moved the clock.
+                comings.append(now + (timedelta(seconds=sample) or self._tick))
             return min((each for each in comings if each is not None), default=None)
         finally:
             self._unlock()

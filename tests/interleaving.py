@@ -12,7 +12,7 @@ until something else put it right. In a world that is `slow` a wait may also tim
 could go on, as it does when those are slow.
 
 A thread may be interrupted at each line by a function, as it is by a signal handler or by
-``__del__``. When all threads wait and none has a timeout, the world ends in a `Deadlock`.
+``__del__``. When all threads wait and none has a timeout, the world ends in a `DeadlockError`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Any
 
 from background_tasks.primitives import Primitives
 
-__all__ = ["Deadlock", "VirtualThread", "World"]
+__all__ = ["DeadlockError", "VirtualThread", "World"]
 
 _START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 _READING = 1e-6  # seconds that it takes to read a clock
@@ -37,7 +37,7 @@ _EARLY = 0.02  # how often a wait times out early in a slow world
 _MOST_TURNS = 200_000  # beyond it threads go round in circles
 
 
-class Deadlock(AssertionError):
+class DeadlockError(AssertionError):
     """All threads wait, and nothing will ever wake one."""
 
 
@@ -248,9 +248,9 @@ class World:
         self.time = max(self.time, first.deadline or 0.0)
         return first
 
-    def _stuck(self) -> Deadlock:
+    def _stuck(self) -> DeadlockError:
         waiting = ", ".join(each.name for each in self._threads)
-        return Deadlock(f"after {self.turns} turns these still wait: {waiting}")
+        return DeadlockError(f"after {self.turns} turns these still wait: {waiting}")
 
     def _end(self, error: BaseException | None) -> None:
         """End all threads that are left; *error* is why, None when none is left."""
@@ -296,19 +296,23 @@ class VirtualThread:
 
     @property
     def ident(self) -> int | None:
+        """The number of the thread, None before its start."""
         return self.number or None
 
     def start(self) -> None:
+        """Begin."""
         self._world.point()
         self._world.begin(self)
         self.real.start()
         self._world.point()
 
     def is_alive(self) -> bool:
+        """Return whether it runs."""
         self._world.point()
         return self.number > 0 and not self.has_ended
 
     def join(self, timeout: float | None = None) -> None:
+        """Wait for its end."""
         self._world.wait(lambda: self.has_ended, timeout)
 
 

@@ -72,11 +72,10 @@ class _Kept:
 class _Oracle:
     """Says which run is next, slowly."""
 
-    def __init__(self, rules: Rules, *, slots: int, aging: float, only_firsts: bool) -> None:
+    def __init__(self, rules: Rules, *, slots: int, aging: float) -> None:
         self.rules = rules
         self.slots = slots
         self.aging = aging
-        self.only_firsts = only_firsts
         self.now = 0.0
         self.tasks: dict[int, _Kept] = {}
         self.active: list[Task] = []  # of each run that holds a slot
@@ -117,9 +116,12 @@ class _Oracle:
 
     def prioritise(self, kept: _Kept, priority: int) -> None:
         """Give a task another priority."""
+        was_gated = self.is_gated(kept)
         kept.priority = priority
         if kept.head is not None:
             kept.head.number = self.turn()
+            if self.is_gated(kept) != was_gated:  # of another kind, which may have waited less
+                kept.head.preferred = math.inf
 
     def started(self, kept: _Kept) -> None:
         """Note that the task's candidate runs."""
@@ -185,59 +187,88 @@ class _Oracle:
         return kept.head.stamp - self.aging * kept.priority, kept.head.number
 
     def candidates(self) -> list[_Kept]:
-        """Return the tasks with a run to start, best first."""
-        found = sorted((each for each in self.tasks.values() if each.head), key=self.key)
-        if not self.only_firsts:
-            return found
-        firsts: dict[object, _Kept] = {}
-        for each in found:
-            firsts.setdefault((each.task._demand, self.is_gated(each)), each)
-        return list(firsts.values())
+        """Return the tasks with a run to start, of each kind one, best first.
 
-    def overdue(self, since: dict[int, float]) -> _Kept | None:
-        """Return whose run waited too long for resources, by *since* when each has waited."""
-        by_id = {each.head.id: each for each in self.tasks.values() if each.head}
-        alive = [each for each in since if each in by_id]
-        for each, kept in by_id.items():
-            assert kept.head is not None
-            assert since.get(each, math.inf) <= kept.head.preferred
-        if not alive or self.now - since[alive[0]] < self.rules.max_defer:
-            return None
-        return by_id[alive[0]]
+        That is the best; if gates hold it, the one that waits longest.
+        """
+        kinds: dict[object, list[_Kept]] = {}
+        for each in self.tasks.values():
+            if each.head:
+                kinds.setdefault((each.task._demand, self.is_gated(each)), []).append(each)
+        return sorted(map(self.stand_in, kinds.values()), key=self.key)
+
+    def stand_in(self, of_kind: list[_Kept]) -> _Kept:
+        """Return the one of those that need the same that is looked at."""
+        best = min(of_kind, key=self.key)
+        eldest = min(of_kind, key=self.age)
+        return eldest if self.is_held(best) and not self.is_held(eldest) else best
+
+    def overdue(self, since: dict[int, float]) -> list[_Kept]:
+        """Return whose runs waited too long for resources, by *since* when each has waited.
+
+        Of those that need the same, the one that waits longest.
+        """
+        by_kind: dict[object, tuple[float, float, int, _Kept]] = {}
+        for kept in self.tasks.values():
+            head = kept.head
+            if head is None:
+                continue
+            assert since.get(head.id, math.inf) <= max(head.preferred, head.stamp)
+            if self.now - since.get(head.id, math.inf) >= self.rules.max_defer:
+                kind = (kept.task._demand, self.is_gated(kept))
+                found = (since[head.id], head.stamp, head.number, kept)
+                by_kind[kind] = min(found, by_kind.get(kind, found), key=lambda each: each[1:3])
+        return [kept for *_, kept in sorted(by_kind.values(), key=self.turn_of)]
+
+    @staticmethod
+    def age(kept: _Kept) -> tuple[float, int]:
+        """Return what those that need the same are sorted by when they waited too long."""
+        assert kept.head is not None
+        return kept.head.stamp, kept.head.number
+
+    @staticmethod
+    def turn_of(found: tuple[float, float, int, _Kept]) -> tuple[float, float, int]:
+        """Return what those that waited too long are sorted by."""
+        assert found[3].head is not None
+        return found[0], found[1], found[3].head.id
 
     def next(self, since: dict[int, float]) -> _Kept | None:
         """Return whose run must start next; None when none may."""
-        first = self.overdue(since)
-        kept_free: set[str] = set()
-        if first is not None:
-            if self.has_slot(first.task) and self.fits(first.task) and not self.is_held(first):
-                return first
-            kept_free = set(first.task.resources)
+        taken: set[str] = set()
+        found: list[_Kept] = []
+        late = self.overdue(since)
+        for each in late:
+            is_free = self.fits(each.task) and not taken & set(each.task.resources)
+            if self.has_slot(each.task) and is_free and not self.is_held(each):
+                found.append(each)
+            taken |= set(each.task.resources)
+        kinds = {(each.task._demand, self.is_gated(each)) for each in late}
         for each in self.candidates():
-            task = each.task
-            is_free = self.fits(task) and not kept_free & set(task.resources)
-            if self.has_slot(task) and is_free and not self.is_held(each):
-                return each
-        return None
+            if (each.task._demand, self.is_gated(each)) in kinds:
+                continue
+            is_free = self.fits(each.task) and not taken & set(each.task.resources)
+            if self.has_slot(each.task) and is_free and not self.is_held(each):
+                found.append(each)
+        return min(found, key=self.key, default=None)
 
     def note_preferred(self, chosen: _Kept | None, since: dict[int, float]) -> None:
         """Note of which candidates resources alone have made that they are not the chosen."""
-        first = self.overdue(since)
+        late = self.overdue(since)
+        taken = {name for each in late for name in each.task.resources}
         for each in self.candidates():
             if each is chosen:
                 return
             head = each.head
             assert head is not None
-            kept_free = set() if first is None else set(first.task.resources)
-            lacks = not self.fits(each.task) or kept_free & set(each.task.resources)
-            if self.has_slot(each.task) and lacks and chosen is not first:
+            lacks = not self.fits(each.task) or taken & set(each.task.resources)
+            if self.has_slot(each.task) and lacks and chosen not in late:
                 head.preferred = min(head.preferred, self.now)
 
 
 class _System:
     """An engine and an oracle to which the same happens."""
 
-    def __init__(self, seed: int, *, only_firsts: bool = True) -> None:
+    def __init__(self, seed: int) -> None:
         draw = self.draw = random.Random(seed)
         slots = draw.randint(1, 5)
         lanes = dict.fromkeys(("quick", "mail")[: draw.randint(0, min(2, slots - 1))], 1)
@@ -254,7 +285,7 @@ class _System:
             capacity=capacity,
             has_gates=has_gates,
             ungated_priority=draw.choice([None, 0, 2]),
-            max_defer=draw.choice([0.0, 2.0, 10.0, 1e9]),
+            max_defer=draw.choice([0.1, 2.0, 10.0, 1e9]),
         )
         aging = draw.choice([0.0, 1.0, 5.0, math.inf])
         self.engine = Engine(
@@ -263,7 +294,7 @@ class _System:
             on_time=timedelta(seconds=1),
             rules=None if rules.is_trivial else rules,
         )
-        self.oracle = _Oracle(rules, slots=slots, aging=aging, only_firsts=only_firsts)
+        self.oracle = _Oracle(rules, slots=slots, aging=aging)
         self.noon = self.engine._ready.stamp(at(0))
         self.slots = slots
         self.coming = 0  # slots that are claimed and have not arrived
@@ -278,10 +309,12 @@ class _System:
         admission = self.engine._admission
         if admission is None:
             return {}
-        noon = self.noon
-        found = {run.execution.id: since - noon for run, since in admission._deferred.items()}
-        assert list(found.values()) == sorted(found.values())
-        return found
+        return {
+            run.execution.id: max(run.stamp, kind.put_off_since) - self.noon
+            for kind in admission._kinds.values()
+            for run in kind.places
+            if kind.put_off_since < math.inf
+        }
 
     def add(self) -> None:
         """Add a task."""

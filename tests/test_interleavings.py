@@ -13,7 +13,7 @@ from __future__ import annotations
 import gc
 import os
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TypeVar
@@ -33,7 +33,7 @@ from background_tasks import (
     scheduler,
     trigger,
 )
-from tests.interleaving import Deadlock, VirtualThread, World
+from tests.interleaving import VirtualThread, World
 
 _SEEDS = int(os.environ.get("INTERLEAVINGS", "300"))
 _AT_ONCE = 0.5  # seconds; half a tick: nothing waited for one

@@ -170,7 +170,6 @@ def test_two_threads_ask_once(dial: Dial) -> None:
     assert scheduler.stop(timeout=10)
 
 
-@pytest.mark.xfail(strict=True, reason="due() is not asked again once the other has let go")
 def test_a_thread_that_comes_late_does_not_ask_again(dial: Dial) -> None:
     """One that saw that a sample was due and then was overtaken by another's."""
     overtaken: list[int] = []
