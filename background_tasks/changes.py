@@ -31,6 +31,8 @@ class ChangeKind(str, Enum):
     GATE_OPENED = "gate.opened", logging.INFO
     GATE_FAILED = "gate.failed", logging.WARNING  # its sensor fails, which opens it
     GATE_RECOVERED = "gate.recovered", logging.INFO  # its sensor works again
+    EXECUTOR_BROKEN = "executor.broken", logging.ERROR  # no run starts until it is mended
+    EXECUTOR_RENEWED = "executor.renewed", logging.WARNING  # its factory made another
     TASK_ADDED = "task.added", logging.DEBUG
     TASK_REMOVED = "task.removed", logging.DEBUG
     TASK_QUARANTINED = "task.quarantined", logging.ERROR  # a trigger raised: it is disabled
@@ -43,6 +45,7 @@ class ChangeKind(str, Enum):
     RUN_TIMED_OUT = "run.timed_out", logging.ERROR
     RUN_SUCCEEDED = "run.succeeded", logging.INFO
     RUN_FAILED = "run.failed", logging.ERROR
+    RUN_LOST = "run.lost", logging.ERROR  # nobody knows how it ended
     RUN_MISSED = "run.missed", logging.WARNING
     RUN_DROPPED = "run.dropped", logging.WARNING
 

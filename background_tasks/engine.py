@@ -40,9 +40,10 @@ __all__ = ["MAX_CATCH_UP", "Engine", "Pending", "Stats"]
 
 # Bound once: looking a member up on its class costs ten times as much on Python 3.10.
 _PENDING, _RUNNING, _RETRYING = Status.PENDING, Status.RUNNING, Status.RETRYING
-_SUCCESS, _FAILED, _MISSED, _DROPPED = (
+_SUCCESS, _FAILED, _LOST, _MISSED, _DROPPED = (
     Status.SUCCESS,
     Status.FAILED,
+    Status.LOST,
     Status.MISSED,
     Status.DROPPED,
 )
@@ -54,6 +55,7 @@ _QUIET_LEVEL = _RELEASED.level  # that of a release and of a start
 _ENDS = {
     _SUCCESS: ChangeKind.RUN_SUCCEEDED,
     _FAILED: ChangeKind.RUN_FAILED,
+    _LOST: ChangeKind.RUN_LOST,
     _MISSED: ChangeKind.RUN_MISSED,
     _DROPPED: ChangeKind.RUN_DROPPED,
     _CANCELLED: ChangeKind.RUN_CANCELLED,
@@ -87,7 +89,8 @@ class Stats:
     Attributes:
         released: Runs that were released.
         succeeded: Runs that ended in SUCCESS.
-        failed: Runs that ended in FAILED or TIMED_OUT.
+        failed: Runs that ended in FAILED, TIMED_OUT or LOST.
+        lost: Of these, those that ended in LOST.
         missed: Runs that ended in MISSED.
         cancelled: Runs that ended in CANCELLED.
         dropped: Runs that ended in DROPPED.
@@ -104,6 +107,7 @@ class Stats:
     released: int = 0
     succeeded: int = 0
     failed: int = 0
+    lost: int = 0
     missed: int = 0
     cancelled: int = 0
     dropped: int = 0
@@ -196,6 +200,7 @@ class Engine:
         self.tasks: dict[int, Task] = {}
         self.last_task_id = -1
         self.is_paused = False
+        self.obstacle = ""  # why no run may start in a slot, for people; "" when they may
         self.slots = 0  # slots that are claimed
         self.running = 0  # runs whose function is being called, inline ones included
         self.live: dict[int, Run] = {}  # runs that have started and not ended, by execution ID
@@ -704,7 +709,7 @@ class Engine:
     def claim_slots(self) -> int:
         """Claim as many further slots as there is work for; return how many."""
         most = self._max + self._replaced
-        if self.slots >= most or self.is_paused:
+        if self.slots >= most or self.is_paused or self.obstacle:
             return 0
         useful = self.running - self._inline
         useful += self._ready.startable()
@@ -717,9 +722,9 @@ class Engine:
         self.slots -= 1
 
     def take(self, now: datetime) -> Run | None:
-        """Start the best ready run and return it; None when there is none, or while paused."""
-        if self.is_paused or self.slots > self._max + self._replaced:
-            return None  # the latter: a run that was replaced has ended after all
+        """Start the best ready run and return it; None when there is none, or none may start."""
+        if self.is_paused or self.obstacle or self.slots > self._max + self._replaced:
+            return None  # the last: a run that was replaced has ended after all
         run: Run | None = self._ready.pop_at(now)
         if run is None:
             return None
@@ -783,8 +788,13 @@ class Engine:
     # The end of an attempt and of a run
 
     def finish(self, run: Run, outcome: Outcome) -> None:
-        """Record how an attempt ended: the run is over, or waits for its next attempt."""
+        """Record how an attempt ended: the run is over, or waits for its next attempt.
+
+        One that its executor refused was none: its run waits for its turn again.
+        """
         task, execution, now = run.task, run.execution, outcome.ended_at
+        if outcome.obstacle:
+            self.hold(outcome.obstacle, now)
         task._running -= 1
         self.running -= 1
         if run.is_inline:
@@ -796,23 +806,75 @@ class Engine:
             run.deadline = None
         if run.is_stuck:
             self._come_loose(run)
+        was_cancelled = execution.cancel_reason in (WAS_CANCELLED, WAS_STOPPED)
+        if outcome.is_refused and not run.is_inline and not was_cancelled:
+            self._put_back(run, now)
+            return
         is_first = execution.attempts == 1
         execution._cost = outcome.cost if is_first else added(execution._cost, outcome.cost)
         execution.error, execution.traceback = outcome.error, outcome.traceback
         if not outcome.error:
             if task.keep_results:
                 execution.results = outcome.results
-            self._end(run, _ENDED_WELL[execution.cancel_reason], now)
-        elif (
-            outcome.retry_after is None
-            or task._is_removed
-            or execution.cancel_reason in (WAS_CANCELLED, WAS_STOPPED)
-        ):
-            self._end(run, _ENDED_BADLY[execution.cancel_reason], now)
+            self._end(run, _ENDED_WELL[execution.cancel_reason], now, outcome.note)
+        elif outcome.retry_after is None or task._is_removed or was_cancelled:
+            status = _LOST if outcome.is_lost else _ENDED_BADLY[execution.cancel_reason]
+            self._end(run, status, now)
         else:
             self._plan_retry(run, outcome.retry_after, now)
         if task._pending is not None:
             self._promote(task, now)
+
+    def _put_back(self, run: Run, now: datetime) -> None:
+        """Undo the start of *run*: it is the next of its task again."""
+        task, execution = run.task, run.execution
+        execution.attempts -= 1
+        if execution.attempts:
+            self._retries -= 1
+            execution.status = _RETRYING
+        else:
+            del self.live[execution.id]
+            execution.status = _PENDING
+            execution.started_at = None
+            self._wait_again(run)
+        execution.cancelled = False
+        self._wait(task, 1)
+        if task._is_removed:
+            self._drop(run, now)
+            return
+        self._demote(task)
+        if task._pending is None:
+            task._pending = deque()
+        task._pending.appendleft(run)
+        self._promote(task, now)
+
+    def _wait_again(self, run: Run) -> None:
+        """Have *run* stand for what its arm releases meanwhile, as before its start."""
+        arm = run.arm
+        if arm is None:
+            return
+        if arm._arm_signals is not None:
+            run.arm = None  # it has let another signal wait in its place
+        elif arm._arm_run is None:
+            arm._arm_run = run
+
+    def hold(self, obstacle: str, now: datetime) -> None:
+        """Start no run in a slot until `let_go`: the executor is broken. Noted once."""
+        if not self.obstacle:
+            self.note(ChangeKind.EXECUTOR_BROKEN, now, reason=obstacle)
+        self.obstacle = obstacle
+
+    def renewed(self, trouble: str, now: datetime) -> None:
+        """Let runs start again: there is another executor; unless there was *trouble* with it."""
+        if trouble:
+            self.note(ChangeKind.EXECUTOR_BROKEN, now, reason=trouble)
+        elif self.obstacle:
+            self.let_go()
+            self.note(ChangeKind.EXECUTOR_RENEWED, now)
+
+    def let_go(self) -> None:
+        """Let runs start again after `hold`, to see whether the executor takes them."""
+        self.obstacle = ""
 
     def _plan_retry(self, run: Run, delay: float, now: datetime) -> None:
         task = run.task
@@ -1029,7 +1091,8 @@ class Engine:
         return Stats(
             released=self._last_run_id + 1,
             succeeded=counted[_SUCCESS],
-            failed=counted[_FAILED] + counted[_TIMED_OUT],
+            failed=counted[_FAILED] + counted[_TIMED_OUT] + counted[_LOST],
+            lost=counted[_LOST],
             missed=counted[_MISSED],
             cancelled=counted[_CANCELLED],
             timed_out=counted[_TIMED_OUT],
@@ -1067,9 +1130,12 @@ class Engine:
         return found[:n]
 
     def _reason(self, run: Run, now: datetime) -> str:
+        if self.obstacle:
+            return self.obstacle
         if self._admission is not None:
             return self._admission.reason(run)
-        return "no slot is free" if self.running - self._inline >= self._max else ""
+        is_full = self.running - self._inline >= self._max + self._replaced
+        return "no slot is free" if is_full else ""
 
     def _behind_heads(self, n: int) -> list[Run]:
         """Return pending runs, the first of each task first; of no task more than *n*."""

@@ -10,10 +10,13 @@
     ├── TaskCancelledError     (RuntimeError) raised in a task that was asked to end
     ├── TaskTimeoutError       (TimeoutError) the same, because its timeout has passed
     ├── TaskNotFoundError      (LookupError)  no task has that ID
-    └── MissingExtraError      (ImportError)  an optional dependency is not installed
+    ├── MissingExtraError      (ImportError)  an optional dependency is not installed
+    ├── ExecutorBrokenError    (RuntimeError) the executor takes no call any more
+    └── LostWorkerError        (RuntimeError) nobody knows how a run in an executor ended
 
 Each is also the builtin a caller would expect, so ``except ValueError`` works too. An error of
-a task's own function is never raised here: it is recorded on the task's Execution.
+a task's own function is never raised here: it is recorded on the task's Execution. Nor are the
+last two: they are what an Execution names, and what a RetryPolicy may.
 """
 
 from __future__ import annotations
@@ -22,8 +25,10 @@ __all__ = [
     "AlreadyAddedError",
     "BackgroundTasksError",
     "CronExpressionError",
+    "ExecutorBrokenError",
     "InvalidTypeError",
     "InvalidValueError",
+    "LostWorkerError",
     "MissingExtraError",
     "TaskCancelledError",
     "TaskNotFoundError",
@@ -83,3 +88,15 @@ class TaskNotFoundError(BackgroundTasksError, LookupError):
 
 class MissingExtraError(BackgroundTasksError, ImportError):
     """An optional dependency is not installed; the message says what to install."""
+
+
+class ExecutorBrokenError(BackgroundTasksError, RuntimeError):
+    """The executor takes no call any more, so the function was not called."""
+
+
+class LostWorkerError(BackgroundTasksError, RuntimeError):
+    """The executor lost a run: its worker was killed, or the way to it was cut.
+
+    The function may have run to its end, half or not at all. Name it in ``retry_on`` of tasks that
+    may be run twice.
+    """

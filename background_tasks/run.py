@@ -29,6 +29,10 @@ class Outcome:
         error: The error as text, "" when it returned.
         traceback: The traceback as text.
         retry_after: Seconds until the next attempt; None is no further one.
+        is_lost: Nobody knows how it ended: the executor lost it.
+        is_refused: It was not begun: the executor would not take it.
+        obstacle: Why the executor will take no other, "" when it may.
+        note: What else there is to say of it, for people.
     """
 
     ended_at: datetime
@@ -37,6 +41,10 @@ class Outcome:
     error: str = ""
     traceback: str = ""
     retry_after: float | None = None
+    is_lost: bool = False
+    is_refused: bool = False
+    obstacle: str = ""
+    note: str = ""
 
 
 class Run:

@@ -64,6 +64,7 @@ class Status(str, Enum):
     RETRYING = "RETRYING"  # failed, waits for its next attempt
     SUCCESS = "SUCCESS"  # ended: the function returned
     FAILED = "FAILED"  # ended: the last attempt raised
+    LOST = "LOST"  # ended: the executor lost the last attempt, nobody knows how far it came
     MISSED = "MISSED"  # ended without a run: later than misfire_grace, or skipped for an overlap
     DROPPED = "DROPPED"  # ended without a (further) run: its task was removed
     CANCELLED = "CANCELLED"  # ended: it was cancelled, while it ran or before
@@ -106,7 +107,10 @@ class RetryPolicy:
         max_delay: No delay is longer, jitter included; None is no bound.
         jitter: Up to so many seconds, drawn evenly, are added to each delay.
         retry_on: The exceptions that are retried; SystemExit, KeyboardInterrupt and the like
-            only when named here.
+            only when named here. So is `LostWorkerError`, though it is an Exception: what was
+            lost with its worker may have run to its end. From a function that an executor calls
+            in another process exceptions come as the names of their classes and bases: a class
+            whose bases are registered with ``ABCMeta.register`` only is not found.
     """
 
     max_retries: int = 0
@@ -198,7 +202,8 @@ class Execution:
             has, and when the run succeeded in the end.
         event: What the run was asked for with: the payload given to ``EventTrigger.fire``,
             ``run_task`` or ``release_task``; None for a run released by time.
-        results: What the function returned; None with ``keep_results=False``.
+        results: What the function returned; None with ``keep_results=False``, and when it could
+            not be brought back from the executor's process.
         id: The number of the run, unique in its scheduler.
         task_id: The ID of its task.
         task_name: The name of its task.
@@ -319,7 +324,9 @@ running_events: ContextVar[Callable[[], Any]] = ContextVar(
 def current_execution() -> Execution | None:
     """Return the Execution that called this function, None outside of a task.
 
-    In the thread that runs the task, and wherever its context was copied to.
+    In the thread that runs the task, and wherever its context was copied to. Where an executor
+    calls the function in another process it is a copy from the start of the attempt: its
+    ``cancelled`` does not change there.
     """
     return running_execution.get()
 
@@ -431,7 +438,8 @@ class Task:
             misfire_grace: A run released later than this, in seconds, is recorded as MISSED
                 instead; None never drops a run.
             timeout: After so many seconds of an attempt its ``cancelled`` is set and a warning is
-                logged; nothing is killed. The run is then TIMED_OUT when it ends.
+                logged; nothing is killed, and another process is not told. The run is then
+                TIMED_OUT when it ends.
             history: How many ended executions are kept, at most 1,000,000.
             keep_results: False leaves what the function returns out of the history.
 

@@ -1991,6 +1991,205 @@ def test_clock_set_forward_makes_no_storm() -> None:
     assert engine.release(_at(86_400), MANY) == 0
 
 
+# A run that is lost, or that the executor does not take
+
+
+def test_a_lost_run_ends_as_lost() -> None:
+    """It has a status and a change of its own, and counts as failed, too."""
+    engine = _engine()
+    task = _add(engine)
+
+    _lose(engine, _requested(engine, task))
+
+    assert _history(task) == [Status.LOST]
+    assert engine.changes[-1].kind is ChangeKind.RUN_LOST
+    stats = engine.stats()
+    assert (stats.released, stats.failed, stats.lost) == (1, 1, 1)
+
+
+def test_a_lost_attempt_may_be_retried() -> None:
+    """Then it is no end."""
+    engine = _engine()
+    task = _add(engine)
+
+    _lose(engine, _requested(engine, task), retry_after=5)
+    _succeed(engine, _released(engine, 5))
+
+    assert _history(task) == [Status.SUCCESS]
+    assert engine.stats().lost == 0
+
+
+def test_a_refused_run_waits_as_if_it_had_not_started() -> None:
+    """It is the next of its task, before those that came later, and starts once runs may."""
+    engine = _engine()
+    task = _add(engine)
+    run = _requested(engine, task, event="first")
+    engine.request(task, "second", _at(1))
+
+    _refuse(engine, run)
+
+    assert (run.execution.status, run.execution.started_at) == (Status.PENDING, None)
+    assert (run.execution.attempts, engine.live, engine.running) == (0, {}, 0)
+    assert engine.stats().pending == 2
+    assert engine.take(_at(2)) is None
+    engine.let_go()
+    assert _start(engine, 2).execution.event == "first"
+    assert engine.stats().retries == 0
+
+
+def test_a_refused_run_goes_before_one_that_is_ready() -> None:
+    """Where two of a task may run at once the second is ready when the first comes back."""
+    engine = _engine()
+    task = _add(engine, max_instances=2)
+    run = _requested(engine, task, event="first")
+    engine.request(task, "second", _at(0))
+
+    _refuse(engine, run)
+    engine.let_go()
+
+    assert [_start(engine).execution.event for _ in range(2)] == ["first", "second"]
+
+
+def test_a_refused_retry_stays_a_retry() -> None:
+    """Its earlier attempts and its error are kept, and the attempt is not counted."""
+    engine = _engine()
+    task = _add(engine)
+    run = _requested(engine, task)
+    _fail(engine, run, retry_after=1)
+    _released(engine, 1)
+
+    _refuse(engine, run)
+
+    assert (run.execution.status, run.execution.attempts) == (Status.RETRYING, 1)
+    assert run.execution.error == "ValueError: no"
+    assert engine.stats().retries == 0
+    engine.let_go()
+    assert _start(engine, 2).execution.attempts == 2
+
+
+def test_a_refused_run_stands_for_later_occurrences() -> None:
+    """What its timer makes meanwhile is counted on it."""
+    engine = _engine()
+    _add(engine, PeriodicTrigger(10))
+    run = _released(engine, 10)
+    _refuse(engine, run)
+
+    released = engine.release(_at(20), MANY)
+
+    assert (released, run.execution.missed) == (0, 1)
+
+
+def test_a_refused_run_stands_beside_one_that_waits() -> None:
+    """If its timer has released another meanwhile, that one stands for what follows."""
+    engine = _engine()
+    task = _add(engine, PeriodicTrigger(10))
+    run = _released(engine, 10)
+    engine.release(_at(20), MANY)
+    _refuse(engine, run)
+    engine.release(_at(30), MANY)
+
+    engine.let_go()
+    _succeed(engine, _start(engine, 30))
+    _succeed(engine, _start(engine, 30))
+
+    assert [execution.missed for execution in task.execution_hist] == [0, 1]
+
+
+def test_a_refused_signal_lets_no_second_one_wait() -> None:
+    """A channel of one signal holds one, however often its run is begun."""
+    engine = _engine()
+    task = _add(engine, EventTrigger(maxsize=1))
+    _fire(engine, task)
+    _refuse(engine, _released(engine, 0))
+    engine.let_go()
+    _start(engine)
+
+    assert [_fire(engine, task), _fire(engine, task)] == [True, False]
+
+
+def test_a_refused_run_of_a_disabled_task_waits_for_it() -> None:
+    """It is held with the others, and counted among them."""
+    engine = _engine()
+    task = _add(engine)
+    run = _requested(engine, task)
+    engine.set_enabled(task, False, _at(1))
+
+    _refuse(engine, run)
+    engine.let_go()
+
+    assert engine.take(_at(1)) is None
+    assert engine.is_idle(_at(1))
+    engine.set_enabled(task, True, _at(2))
+    assert _start(engine, 2) is run
+
+
+def test_a_refused_run_of_a_removed_task_is_dropped() -> None:
+    """As all that waits of it."""
+    engine = _engine()
+    task = _add(engine)
+    run = _requested(engine, task)
+    engine.remove(task.id, _at(1))
+
+    _refuse(engine, run)
+
+    assert _history(task) == [Status.DROPPED]
+    assert engine.stats().pending == 0
+
+
+def test_a_refused_inline_run_has_failed() -> None:
+    """Its caller waits for its end."""
+    engine = _engine()
+    task = _add(engine)
+
+    _refuse(engine, engine.take_inline(task, None, _at(0)))
+
+    assert _history(task) == [Status.FAILED]
+
+
+def test_a_broken_executor_is_noted_once() -> None:
+    """The runs that find it broken after the first add nothing."""
+    engine = _engine()
+    runs = [_requested(engine, _add(engine)) for _ in range(3)]
+
+    for run in runs:
+        _refuse(engine, run)
+
+    kinds = [change.kind for change in engine.changes]
+    assert kinds.count(ChangeKind.EXECUTOR_BROKEN) == 1
+
+
+def test_what_waits_says_that_the_executor_is_broken() -> None:
+    """And no slot is claimed for it."""
+    engine = _engine()
+    engine.hold("the executor is broken", _at(0))
+    engine.request(_add(engine), None, _at(0))
+
+    (pending,) = engine.waiting(1, _at(0))
+
+    assert pending.reason == "the executor is broken"
+    assert engine.claim_slots() == 0
+
+
+def test_a_new_executor_is_noted() -> None:
+    """Once, and runs may start; trouble in making it is noted each time, and they may not."""
+    engine = _engine()
+    engine.hold("the executor is broken", _at(0))
+    engine.request(_add(engine), None, _at(0))
+
+    engine.renewed("none can be made", _at(1))
+    assert engine.take(_at(1)) is None
+    engine.renewed("", _at(2))
+    engine.renewed("", _at(2))
+
+    assert _start(engine, 2)
+    kinds = [(c.kind, c.reason) for c in engine.changes if "executor" in c.kind]
+    assert kinds == [
+        (ChangeKind.EXECUTOR_BROKEN, "the executor is broken"),
+        (ChangeKind.EXECUTOR_BROKEN, "none can be made"),
+        (ChangeKind.EXECUTOR_RENEWED, ""),
+    ]
+
+
 # Idle
 
 
@@ -2399,6 +2598,26 @@ def _fail(
             retry_after=retry_after,
         ),
     )
+
+
+def _lose(engine: Engine, run: Run, *, retry_after: float | None = None) -> None:
+    error = "LostWorkerError: BrokenProcessPool"
+    outcome = Outcome(
+        _when(engine, None), NO_COST, error=error, retry_after=retry_after, is_lost=True
+    )
+    engine.finish(run, outcome)
+
+
+def _refuse(engine: Engine, run: Run) -> None:
+    """Have an executor not take the run that was just started."""
+    outcome = Outcome(
+        _when(engine, None),
+        NO_COST,
+        error="ExecutorBrokenError",
+        is_refused=True,
+        obstacle="the executor is broken",
+    )
+    engine.finish(run, outcome)
 
 
 def _history(task: Task) -> list[Status]:

@@ -23,8 +23,10 @@ from background_tasks import (
     CronExpressionError,
     EventTrigger,
     Execution,
+    ExecutorBrokenError,
     InvalidTypeError,
     InvalidValueError,
+    LostWorkerError,
     MissingExtraError,
     OneTimeTrigger,
     PeriodicTrigger,
@@ -287,6 +289,8 @@ def test_the_log_as_json_at_work() -> None:
         (InvalidTypeError, TypeError),
         (TaskNotFoundError, LookupError),
         (MissingExtraError, ImportError),
+        (ExecutorBrokenError, RuntimeError),
+        (LostWorkerError, RuntimeError),
     ],
 )
 def test_an_error_is_also_a_builtin(
