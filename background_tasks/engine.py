@@ -837,7 +837,7 @@ class Engine:
             execution.status = _PENDING
             execution.started_at = None
             self._wait_again(run)
-        execution.cancelled = False
+        execution.cancel_reason, execution._bell = "", None
         self._wait(task, 1)
         if task._is_removed:
             self._drop(run, now)

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from background_tasks import checks
 from background_tasks.admission import Rules
+from background_tasks.calls import stack_text
 from background_tasks.changes import Change, ChangeKind
 from background_tasks.checks import Duration
 from background_tasks.engine import Engine, Stats
@@ -31,11 +32,12 @@ from background_tasks.errors import (
 from background_tasks.gates import Gate, Gates
 from background_tasks.logger import log
 from background_tasks.outlook import Bound, Upcoming, Waiting, upcoming, waiting
+from background_tasks.outside import Outside
 from background_tasks.pool import DaemonPool
 from background_tasks.primitives import REAL, Primitives
 from background_tasks.reporter import Reporter
 from background_tasks.run import Run
-from background_tasks.runner import attempt, stack_text
+from background_tasks.runner import attempt
 from background_tasks.task import Execution, RetryPolicy, Task, triggers_of
 from background_tasks.trigger import (
     Arm,
@@ -106,7 +108,7 @@ class Scheduler:
         max_defer: Duration = 300.0,
         stuck_after: Duration = 10.0,
         replacements: int = 0,
-        executor: Executor | None = None,
+        executor: Executor | Callable[[], Executor] | None = None,
         exit_grace: Duration = 5.0,
         _primitives: Primitives = REAL,
     ) -> None:
@@ -130,8 +132,10 @@ class Scheduler:
             stuck_after: Seconds after which a run that was asked to give up, by its timeout or a
                 cancel, and goes on is reported as stuck, with the stack of its thread.
             replacements: How many stuck runs may be replaced by a slot more each.
-            executor: Where functions are called: any ``concurrent.futures.Executor``. None is
-                this scheduler's own threads. It is not shut down.
+            executor: Where functions are called: any ``concurrent.futures.Executor``, which is
+                not shut down; or a function that makes one, called when it is needed and again,
+                once a minute at most, when that is broken, whose executor is shut down by
+                `stop`. None is this scheduler's own threads.
             exit_grace: How long the end of the process waits for running tasks.
 
         Raises:
@@ -143,11 +147,7 @@ class Scheduler:
         self._tick = checks.duration("tick_interval", tick_interval, least=0.001)
         self._exit_grace = checks.seconds("exit_grace", exit_grace)
         self._replacements = checks.whole("replacements", replacements, least=0)
-        if executor is not None and not checks.has_method(executor, "submit"):
-            raise InvalidTypeError(
-                f"executor must be a concurrent.futures.Executor, got {checks.shown(executor)}"
-            )
-        self._executor = executor
+        self._outside = None if executor is None else Outside(executor, _primitives)
         self._primitives = _primitives
         self._gates = Gates(gates)
         self._sampling = _primitives.lock()  # only ever tried, so its place in the order is free
@@ -222,12 +222,14 @@ class Scheduler:
         Raises:
             ValueError: It was added before, here or to another scheduler; or it names a lane
                 or a resource that there is not, or more of it than there is.
-            TypeError: It is not a Task.
+            TypeError: It is not a Task, or cannot be pickled for a ProcessPoolExecutor.
         """
         if not isinstance(task, Task):
             raise InvalidTypeError(f"task must be a Task, got {checks.shown(task)}")
         if task._demand is not None:
             self._rules.check_task(task)
+        if self._outside is not None:
+            self._outside.check_task(task)
         self._acquire()
         try:
             if task._owner is not None:
@@ -405,6 +407,8 @@ class Scheduler:
             pool.shutdown(wait=False)
         if not self._wait_until(self._nothing_runs, end):
             return False
+        if self._outside is not None:
+            self._outside.close()
         if self._primitives.get_ident() in self._busy:
             return False  # the caller's own run goes on
         self._join(ticker, pool, end)
@@ -448,7 +452,7 @@ class Scheduler:
         finally:
             self._unlock()
         while True:
-            outcome = attempt(run.execution, task, self._executor, self._primitives)
+            outcome = attempt(run.execution, task, self._outside, self._primitives)
             self._acquire()
             try:
                 self._leave_run()
@@ -800,6 +804,9 @@ class Scheduler:
             self._state = _State.RUNNING
             self._ticker = ticker
             self._engine.is_paused = False
+            self._engine.let_go()
+            if self._outside is not None:
+                self._outside.retry()
             self._engine.level = self._reporter.level
             now = self._primitives.utc_now()
             if arm:
@@ -871,6 +878,7 @@ class Scheduler:
     def _tick_once(self, *, poll: bool) -> int:
         """Release and dispatch what is due; return how many runs were released."""
         self._sample_gates()
+        self._renew_executor()
         released = 0
         batch = self._max  # at first as few as there are slots to start with them
         while True:
@@ -928,6 +936,19 @@ class Scheduler:
         try:
             for run, stack in stacks:
                 self._engine.note_stuck(run, stack, self._primitives.utc_now())
+        finally:
+            self._unlock()
+
+    def _renew_executor(self) -> None:
+        """Have another executor made in place of a broken one, if that is due."""
+        if self._outside is None or not self._engine.obstacle:
+            return
+        trouble = self._outside.renew()
+        if trouble is None:
+            return
+        self._acquire()
+        try:
+            self._engine.renewed(trouble, self._primitives.utc_now())
         finally:
             self._unlock()
 
@@ -1079,7 +1100,7 @@ class Scheduler:
                 self._unlock()
             if claimed:
                 self._hand_to_pool(claimed)
-            outcome = attempt(run.execution, run.task, self._executor, self._primitives)
+            outcome = attempt(run.execution, run.task, self._outside, self._primitives)
             self._acquire()
 
 

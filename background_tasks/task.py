@@ -289,7 +289,7 @@ class Execution:
 
     def copy(self) -> Execution:
         """Return it as it stands now, in an object of its own."""
-        return replace(self)
+        return replace(self, _bell=None)
 
     def __repr__(self) -> str:
         """Name the run and where it stands; never its event or results, which may be secret."""

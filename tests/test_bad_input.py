@@ -8,7 +8,6 @@ import logging
 import math
 import queue
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime, timedelta, timezone
 from types import MethodType
 from typing import Any, NamedTuple
@@ -532,13 +531,13 @@ def test_what_is_set_on_a_task_is_refused(
             "max_running_tasks": [*WHOLE, *bad_values(0, -1)],
             "tick_interval": [*DURATION, *NONE, *bad_values(0, 0.0009)],
             "aging": [*NUMBER, *bad_values(-1, math.nan, -math.inf, 10**400)],
-            "executor": bad_types(object(), "threads", 5, ThreadPoolExecutor),
+            "executor": bad_types(object(), "threads", 5),
             "exit_grace": [*DURATION, *NONE],
         }
     ),
 )
 def test_a_scheduler_refuses(argument: str, bad: Bad) -> None:
-    """Each of its arguments; a class of executors is no executor."""
+    """Each of its arguments; an executor is one, or is called to make one."""
     arguments = {"max_running_tasks": 2, argument: bad.value}
 
     refuses(lambda: Scheduler(**arguments), bad.error, f"{argument} must ", bad.shown)

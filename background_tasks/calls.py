@@ -1,0 +1,104 @@
+"""One call of a task's function, where it runs: in a thread here or on the far side.
+
+Whoever makes the call catches what it raises. Of an error only text is kept, since an exception
+holds on to every local of every frame it passed.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping
+from contextvars import copy_context
+from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType, TracebackType
+
+from background_tasks.task import Execution, running_events, running_execution
+
+__all__ = ["call_function", "stack_text", "traceback_text"]
+
+_FRAMES = 20  # the innermost ones; a RecursionError has thousands
+_LONGEST_TRACEBACK = 16_000  # characters
+_NOT_DONE = (CoroutineType, GeneratorType, AsyncGeneratorType)
+
+
+def call_function(
+    execution: Execution,
+    function: Callable[..., object],
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object],
+    events: Callable[[], object] | None = None,
+) -> object:
+    """Return ``function(*args, **kwargs)``, called for *execution*.
+
+    The call has a context of its own, so what it sets in context variables is gone after it. In
+    the caller of ``run_task`` the context is a copy of the caller's. *events* makes what
+    ``Execution.wait`` waits on; None is ``threading.Event``.
+
+    Raises:
+        TypeError: What it returned would have to be awaited or iterated.
+        BaseException: What it raised.
+    """
+    return copy_context().run(_call, execution, function, args, kwargs, events)
+
+
+def _call(
+    execution: Execution,
+    function: Callable[..., object],
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object],
+    events: Callable[[], object] | None,
+) -> object:
+    running_execution.set(execution)
+    if events is not None:
+        running_events.set(events)
+    results = function(*args, **kwargs)
+    if isinstance(results, _NOT_DONE):
+        _refuse(results)
+    return results
+
+
+def _refuse(results: object) -> None:
+    """Close what would have to be awaited or iterated, and say so."""
+    close: Callable[[], object] | None = getattr(results, "close", None)
+    if close is not None:
+        close()
+    raise TypeError(
+        f"the function of a task must do its work before it returns, got a"
+        f" {type(results).__name__}, which nobody would run"
+    )
+
+
+def traceback_text(error: BaseException) -> str:
+    """Return the traceback of *error* from the function on: its last 16,000 characters."""
+    try:
+        lines = traceback.format_exception(
+            type(error), error, _beyond_us(error.__traceback__), limit=-_FRAMES
+        )
+    except BaseException as second:  # no memory, or an error that is not what it seems
+        return f"<traceback cannot be shown: {type(second).__name__}>"
+    return "".join(lines)[-_LONGEST_TRACEBACK:]
+
+
+def stack_text(frame: FrameType | None) -> str:
+    """Return the stack that ends in *frame*, from the function of the task on."""
+    if frame is None:
+        return "a thread that has gone"
+    frames = traceback.extract_stack(frame)
+    ours = [place for place, each in enumerate(frames) if each.filename == __file__]
+    theirs = frames[ours[-1] + 1 :] if ours else frames
+    return "".join(traceback.format_list(theirs[-_FRAMES:]))[-_LONGEST_TRACEBACK:]
+
+
+def _beyond_us(frames: TracebackType | None) -> TracebackType | None:
+    """Return *frames* without those up to the function's own; all of them if it is not there."""
+    first = frames
+    while first is not None and not _is_ours(first):
+        first = first.tb_next
+    if first is None:
+        return frames
+    while first is not None and _is_ours(first):
+        first = first.tb_next
+    return first
+
+
+def _is_ours(frame: TracebackType) -> bool:
+    return frame.tb_frame.f_code.co_filename == __file__
