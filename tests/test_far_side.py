@@ -284,6 +284,28 @@ def test_a_broken_pool_is_replaced_and_nothing_lost(factory: Factory) -> None:
     ]
 
 
+def test_workers_that_die_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run has one end, was called at least once, and only those beside a death are lost."""
+    monkeypatch.setattr("background_tasks.outside._RENEWAL", 0.0)
+    with Scheduler(2, executor=_processes, tick_interval=0.01) as scheduler:
+        watch = Watch(scheduler)
+        deadly = scheduler.add_task(Task("deadly", _die))
+        harmless = scheduler.add_task(Task("harmless", _work, args=[9]))
+        for _ in range(5):
+            scheduler.release_task(deadly.id)
+            for _ in range(6):
+                scheduler.release_task(harmless.id)
+        assert scheduler.wait_idle(60)
+        stats = scheduler.stats()
+
+    ends = [execution.status for execution in harmless.execution_hist]
+    assert [execution.status for execution in deadly.execution_hist] == [Status.LOST] * 5
+    assert len(ends) == 30
+    assert stats.lost == 5 + ends.count(Status.LOST) <= 10
+    assert stats.released == stats.succeeded + stats.lost == 35
+    assert 1 <= watch.kinds().count("executor.broken") <= 10
+
+
 def test_no_more_than_the_slots_are_outstanding() -> None:
     """What waits does so here, where priority and removal reach it."""
     executor = _Held()
