@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 from datetime import datetime, timedelta, timezone
 from queue import Queue
 from typing import Any
@@ -2190,6 +2191,43 @@ def test_a_new_executor_is_noted() -> None:
     ]
 
 
+@pytest.mark.parametrize("seed", range(200))
+def test_nothing_is_lost_whatever_is_refused(seed: int) -> None:
+    """In any order with other changes each run has one end, and all that waits can start."""
+    draw = random.Random(seed)
+    engine = _engine(slots=3)
+    tasks = [
+        _add(engine, PeriodicTrigger(3), name="timer", max_instances=2),
+        _add(engine, EventTrigger(maxsize=3), name="events"),
+        _add(engine, OneTimeTrigger(20), name="once"),
+        _add(engine, name="asked for", overlap="skip", timeout=5),
+    ]
+    under_way: list[Run] = []
+
+    for now in range(60):
+        engine.release(_at(now), MANY)
+        task = draw.choice(tasks)
+        if not task._is_removed:
+            _change_somehow(engine, task, draw, now)
+        while (run := engine.take(_at(now))) is not None:
+            under_way.append(run)
+        draw.shuffle(under_way)
+        for _ in range(draw.randrange(len(under_way) + 1)):
+            _finish_somehow(engine, under_way.pop(), draw, now)
+        _check_sums(engine, tasks, under_way)
+
+    for task in tasks:
+        if not task._is_removed:
+            engine.set_enabled(task, True, _at(60))
+    engine.let_go()
+    while under_way or engine.has_waiting:
+        while (run := engine.take(_at(60))) is not None:
+            under_way.append(run)
+        _succeed(engine, under_way.pop(), 60)
+    retries = engine.stats().pending
+    assert retries == sum(run.execution.status is Status.RETRYING for run in engine.live.values())
+
+
 # Idle
 
 
@@ -2600,24 +2638,69 @@ def _fail(
     )
 
 
-def _lose(engine: Engine, run: Run, *, retry_after: float | None = None) -> None:
+def _lose(
+    engine: Engine, run: Run, now: float | None = None, *, retry_after: float | None = None
+) -> None:
     error = "LostWorkerError: BrokenProcessPool"
     outcome = Outcome(
-        _when(engine, None), NO_COST, error=error, retry_after=retry_after, is_lost=True
+        _when(engine, now), NO_COST, error=error, retry_after=retry_after, is_lost=True
     )
     engine.finish(run, outcome)
 
 
-def _refuse(engine: Engine, run: Run) -> None:
+def _refuse(engine: Engine, run: Run, now: float | None = None) -> None:
     """Have an executor not take the run that was just started."""
     outcome = Outcome(
-        _when(engine, None),
+        _when(engine, now),
         NO_COST,
         error="ExecutorBrokenError",
         is_refused=True,
         obstacle="the executor is broken",
     )
     engine.finish(run, outcome)
+
+
+def _change_somehow(engine: Engine, task: Task, draw: random.Random, now: float) -> None:
+    """Do to the task, or to the engine, what may happen while runs are under way."""
+    what = draw.randrange(12)
+    if what == 0:
+        engine.set_enabled(task, not task.enabled, _at(now))
+    elif what == 1 and draw.random() < 0.2:
+        engine.remove(task.id, _at(now))
+    elif what == 2:
+        engine.set_priority(task, draw.randrange(3))
+    elif what < 6:
+        engine.let_go()
+    elif task.triggers and isinstance(task.triggers[0], EventTrigger):
+        _fire(engine, task, now, now)
+    else:
+        engine.request(task, None, _at(now))
+
+
+def _finish_somehow(engine: Engine, run: Run, draw: random.Random, now: float) -> None:
+    how = draw.randrange(4)
+    if how == 0:
+        _succeed(engine, run, now)
+    elif how == 1:
+        _fail(engine, run, now, retry_after=draw.choice([None, 0, 2]))
+    elif how == 2:
+        _lose(engine, run, now, retry_after=draw.choice([None, 0, 2]))
+    else:
+        _refuse(engine, run, now)
+
+
+def _check_sums(engine: Engine, tasks: list[Task], under_way: list[Run]) -> None:
+    """Check that each run is in one place, and that the counters say so."""
+    stats = engine.stats()
+    ended = [execution.id for task in tasks for execution in task.execution_hist]
+    assert len(ended) == len(set(ended))
+    assert len(ended) == stats.succeeded + stats.failed + stats.missed + stats.dropped
+    assert stats.released == len(ended) + stats.pending + stats.running
+    assert stats.running == len(under_way)
+    for task in tasks:
+        events = [execution.event for execution in task.execution_hist if execution.event]
+        assert len(events) == len(set(events))
+        assert task._running == sum(run.task is task for run in under_way)
 
 
 def _history(task: Task) -> list[Status]:
