@@ -23,6 +23,8 @@ from background_tasks import (
     TaskTimeoutError,
     current_execution,
 )
+from background_tasks.calls import stack_text
+from background_tasks.engine import Engine
 from background_tasks.testing import InlineScheduler
 from tests.conftest import Gate, Watch
 
@@ -114,8 +116,11 @@ def test_wait_returns_at_once_when_cancelled_already() -> None:
 
 
 def test_wait_returns_when_the_time_is_up() -> None:
-    """With False: nobody has cancelled."""
-    assert not Execution().wait(0)
+    """With False: nobody has cancelled; as often as it is called."""
+    execution = Execution()
+
+    assert not execution.wait(0)
+    assert not execution.wait(0)
 
 
 # Cancel
@@ -331,6 +336,24 @@ def test_a_cancelled_run_may_be_stuck_too(gate: Gate) -> None:
     assert "assert self.leave.wait(10)" in told.reason
     gate.leave.set()
     assert scheduler.stop(timeout=10)
+
+
+def test_the_stack_of_a_thread_that_is_gone() -> None:
+    """The run has ended between the two looks."""
+    assert stack_text(None) == "a thread that has gone"
+
+
+def test_a_run_that_has_given_up_meanwhile_is_not_told_as_stuck() -> None:
+    """Its stack was taken with no lock held."""
+    engine = Engine(max_running_tasks=1, aging=5.0, on_time=timedelta(seconds=1))
+    task, now = Task("t", int), InlineScheduler().clock.now()
+    engine.add(task, now)
+    run = engine.take_inline(task, None, now)
+    engine.changes.clear()
+
+    engine.note_stuck(run, "somewhere", now)
+
+    assert not engine.changes
 
 
 def test_a_stuck_run_is_replaced(gate: Gate) -> None:

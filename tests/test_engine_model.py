@@ -687,6 +687,15 @@ class EngineModel(RuleBasedStateMachine):
         """Return the runs at the head of their tasks that lanes and resources let start."""
         return [task._head for task in self.tasks if task._head and self._fits(task)]
 
+    def _room(self) -> int:
+        """Return how many of the runs that may start now may start together, kind by kind."""
+        used = sum(run.task.resources.get(_RESOURCE, 0) for run in self.in_slots)
+        room = 0
+        for demand, many in Counter(run.task._demand for run in self._startable()).items():
+            needs = dict(demand.resources).get(_RESOURCE, 0) if demand else 0
+            room += min(many, int((_CAPACITY - used) // needs)) if needs else many
+        return room
+
     def _fits(self, task: Task) -> bool:
         if self.limits is None:
             return True
@@ -708,9 +717,8 @@ class EngineModel(RuleBasedStateMachine):
         ready = sum(task._head is not None for task in self.tasks)
         before = self.engine.slots
         claimed = self.engine.claim_slots()
-        if self.engine.is_paused or not self._startable():
-            ready = -len(self.in_slots)
-        wanted = min(self._most(), len(self.in_slots) + ready)
+        useful = len(self.in_slots) + self._room() if self.limits else len(self.in_slots) + ready
+        wanted = 0 if self.engine.is_paused else min(self._most(), useful)
         assert claimed == max(0, wanted - before)
         self.idle_slots += claimed
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import sys
 import threading
 import tracemalloc
 import weakref
@@ -30,7 +31,9 @@ from background_tasks.testing import InlineScheduler
 TASKS = int(os.environ.get("LEAK_TASKS", "3000"))
 CYCLES = int(os.environ.get("LEAK_CYCLES", "50"))
 DAYS = int(os.environ.get("LEAK_DAYS", "1"))
-_SLACK = 30_000  # bytes; what caches of the interpreter and of logging grow by at most
+# Bytes; what caches of the interpreter and of logging grow by at most. What measures coverage keeps
+# more for each thread.
+_SLACK = 30_000 if sys.gettrace() is None else 300_000
 
 
 @pytest.fixture(autouse=True)
