@@ -227,7 +227,7 @@ def test_a_timeout(executor: Executor, fifo: str) -> None:
 
     (execution,) = task.execution_hist
     assert (running.status, running.cancelled) == (Status.RUNNING, True)
-    assert (execution.status, execution.results) == (Status.SUCCESS, "go on")
+    assert (execution.status, execution.results) == (Status.TIMED_OUT, "go on")
 
 
 def test_retry_on_knows_a_subclass(executor: Executor) -> None:
