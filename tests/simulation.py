@@ -31,10 +31,12 @@ __all__ = [
     "Deed",
     "Findings",
     "StampedAtRelease",
+    "Step",
     "System",
     "TaskPlan",
     "Wait",
     "random_system",
+    "script",
     "simulate",
     "study",
 ]
@@ -137,6 +139,20 @@ class Wait(NamedTuple):
         return system.slots * system.aging * (self.highest - self.lowest) + others
 
 
+class Step(NamedTuple):
+    """One thing that happened, and the runs that started because of it.
+
+    Attributes:
+        at: Seconds from the start.
+        what: What was done from outside, or the ID of the run that ended.
+        starts: The IDs of the runs that started, in order.
+    """
+
+    at: int
+    what: Deed | int
+    starts: list[int]
+
+
 class StampedAtRelease(Engine):
     """An engine that leaves the re-stamp out: a run's stamp is when it was released.
 
@@ -194,6 +210,8 @@ class _Simulation:
         self.now = 0
         self.instant = _START
         self.waits: list[Wait] = []
+        self.steps: list[Step] = []
+        self.starts: list[int] = []  # of the step under way
         self.idle = 0  # slots that are claimed and run nothing
         self.retries: list[tuple[int, int]] = []  # when, of which task
         self.tie = tie  # what happens at one instant happens in any order
@@ -237,10 +255,13 @@ class _Simulation:
                 self.now, self.instant = at, _START + timedelta(seconds=at)
             if self.retries:
                 self._release_retries()
+            self.starts = []
             if type(item) is Run:
                 self._end(item)
+                self.steps.append(Step(at, item.execution.id, self.starts))
             elif type(item) is Deed:
                 self._do(item)
+                self.steps.append(Step(at, item, self.starts))
             self._dispatch()
         assert [page for page in self.pages if page.enabled and page.waiting] == []
         return self.waits
@@ -303,6 +324,7 @@ class _Simulation:
         page.waiting -= 1
         page.running += 1
         self._note(number)
+        self.starts.append(run.execution.id)
         self._plan(self.now + self.system.tasks[number].length, run)
 
     def _end(self, run: Run) -> None:
@@ -348,6 +370,14 @@ class _Simulation:
 def simulate(system: System, engine_type: type[Engine] = Engine, *, seed: int = 0) -> list[Wait]:
     """Return every wait that is longer than nothing; *seed* orders what happens at one instant."""
     return _Simulation(system, engine_type, random.Random(seed)).run()
+
+
+def script(system: System, *, seed: int = 0) -> list[Step]:
+    """Return all that happens in a system, in order; none of its runs may fail."""
+    assert all(task.retry_after is None for task in system.tasks)
+    simulation = _Simulation(system, Engine, random.Random(seed))
+    simulation.run()
+    return simulation.steps
 
 
 # Systems at random

@@ -21,6 +21,8 @@ from typing import TypeVar
 import pytest
 
 from background_tasks import (
+    Change,
+    ChangeKind,
     EventTrigger,
     Execution,
     Scheduler,
@@ -110,11 +112,12 @@ class Story:
     def __init__(self, seed: int, scheduler_type: type[Scheduler] = Scheduler) -> None:
         """Draw what there is."""
         self.draw = random.Random(seed)
+        by_instruction = self.chance(0.1)
         self.world = World(
             seed,
             traced=[*_TRACED, __file__] if scheduler_type is not Scheduler else _TRACED,
-            by_instruction=self.chance(0.2),
-            restless=self.draw.choice((0.02, 0.1, 0.5)),
+            by_instruction=by_instruction,
+            restless=self.draw.choice((0.02, 0.05, 0.2)) / (5 if by_instruction else 1),
             slow=self.chance(0.2),
             interrupting=self.draw.choice((0.0, 0.0, 0.01)),
         )
@@ -130,6 +133,9 @@ class Story:
             self.scheduler.add_task(target.task)
         if self.late is not None:
             self.targets.append(self.late)
+        self.told: list[Change] = []
+        if self.chance(0.3):
+            self.scheduler.add_listener(self.told.append)
         if self.chance(0.7):
             self.scheduler.start()
 
@@ -333,6 +339,10 @@ def check(story: Story) -> None:
     assert (stats.pending, stats.running, stats.failed) == (0, 0, 0)
     assert stats.released == len(runs) + len(story.asked.execution_hist)
     assert stats.skipped == sum(run.missed for run in runs)
+    if story.told:
+        kinds = [change.kind for change in story.told]
+        assert kinds.count(ChangeKind.RUN_RELEASED) == stats.released - stats.missed
+        assert kinds.count(ChangeKind.RUN_SUCCEEDED) == stats.succeeded
     if not story.world.is_slow:
         assert story.world.time < _AT_ONCE
 
