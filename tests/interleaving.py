@@ -2,8 +2,8 @@
 
 A `World` makes the primitives of a scheduler. Its threads are real ones of which exactly one goes
 on at a time. Whenever that one comes to a point it draws whether another goes on instead: a point
-is each use of a lock, event, queue or thread and, in the files that are `traced`, each line or
-each instruction. So races in code that takes no lock are met as well, and the same number gives
+is each use of a lock, event, queue or thread and, in the functions that are `traced`, each line
+or each instruction. So races in code that takes no lock are met as well, and the same number gives
 the same order again.
 
 Time is virtual. Each reading of a clock takes a microsecond; beside that time passes only while
@@ -22,7 +22,7 @@ import random
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta, timezone
 from types import FrameType
 from typing import Any
@@ -61,7 +61,7 @@ class World:
         self,
         seed: int,
         *,
-        traced: Collection[str] = (),
+        traced: Mapping[str, Collection[str]] = {},
         by_instruction: bool = False,
         restless: float = 1.0,
         slow: bool = False,
@@ -71,14 +71,15 @@ class World:
 
         Args:
             seed: What the order is drawn from.
-            traced: The names of files in which each line is a point.
-            by_instruction: In these files each instruction is.
+            traced: The functions in which each line is a point, by the name of their file; no
+                name is all of that file.
+            by_instruction: In these each instruction is.
             restless: How likely it is that the turn is given away at a point.
             slow: Whether waits may time out early.
             interrupting: How likely an interrupt is at each traced line.
         """
         self._draw = random.Random(seed).random
-        self._traced = frozenset(traced)
+        self._traced = traced
         self._by_instruction = by_instruction
         self._restless = restless
         self.is_slow = slow
@@ -171,6 +172,10 @@ class World:
             return
         me.is_pausing = True
         self._switch(me)
+
+    def sleep(self, seconds: float) -> None:
+        """Wait that long; unless the world is slow, all other threads wait by then."""
+        self.wait(lambda: False, seconds)
 
     def begin(self, thread: VirtualThread) -> None:
         """Let a thread that was started go on from now on."""
@@ -265,7 +270,8 @@ class World:
     # Points in code that uses no primitive
 
     def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
-        if frame.f_code.co_filename not in self._traced:
+        names = self._traced.get(frame.f_code.co_filename)
+        if names is None or (names and frame.f_code.co_name not in names):
             return None
         frame.f_trace_opcodes = self._by_instruction
         return self._at_line
@@ -296,7 +302,7 @@ class VirtualThread:
 
     @property
     def ident(self) -> int | None:
-        """The number of the thread, None before its start."""
+        """Its number; None before it was started."""
         return self.number or None
 
     def start(self) -> None:
@@ -307,12 +313,12 @@ class VirtualThread:
         self._world.point()
 
     def is_alive(self) -> bool:
-        """Return whether it runs."""
+        """Return whether it was started and has not ended."""
         self._world.point()
         return self.number > 0 and not self.has_ended
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait for its end."""
+        """Wait until it has ended, at most so many seconds."""
         self._world.wait(lambda: self.has_ended, timeout)
 
 
@@ -330,7 +336,7 @@ class _Lock:
         self._world.point()
         if self._is_held and blocking:
             self._world.wait(lambda: not self._is_held, None if timeout < 0 else timeout)
-        if self._is_held:
+        if self._is_held and not self._world.is_over:  # what its end left is nobody's
             return False
         self._is_held = True
         self._world.point()

@@ -1,9 +1,9 @@
 """Events in the real Scheduler, with its threads in orders drawn at random.
 
 Threads fire, disable, enable, stop, resume, start, remove, add and ask by turns that a `World`
-draws, with a switch possible at each line of the scheduler, the engine, the pool and the
-triggers. However they come: each signal that was taken makes one run, in order, `fire` says the
-truth, the counters add up, no thread is stuck, and no wake-up is lost.
+draws, with a switch possible at each line of the scheduler, the pool and the triggers. However
+they come: each signal that was taken makes one run, in order, `fire` says the truth, the counters
+add up, no thread is stuck, and no wake-up is lost.
 
 INTERLEAVINGS is for more of them than the suite has time for.
 """
@@ -13,10 +13,10 @@ from __future__ import annotations
 import gc
 import os
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import TypeVar
+from typing import Any
 
 import pytest
 
@@ -25,6 +25,7 @@ from background_tasks import (
     ChangeKind,
     EventTrigger,
     Execution,
+    PeriodicTrigger,
     Scheduler,
     Status,
     Task,
@@ -35,13 +36,14 @@ from background_tasks import (
     scheduler,
     trigger,
 )
-from tests.interleaving import VirtualThread, World
+from tests.interleaving import DeadlockError, World
 
 _SEEDS = int(os.environ.get("INTERLEAVINGS", "300"))
+_REST = 0.1  # seconds
 _AT_ONCE = 0.5  # seconds; half a tick: nothing waited for one
+_ENOUGH = 150  # stories in which a mistake is found
 _INTERRUPTS = 8  # signals of handlers in one story
 _FURTHER = 5  # signals that runs fire in one story
-_T = TypeVar("_T")
 
 
 def _file_of(module: ModuleType) -> str:
@@ -49,7 +51,13 @@ def _file_of(module: ModuleType) -> str:
     return module.__file__
 
 
-_TRACED = [_file_of(module) for module in (scheduler, engine, pool, trigger, reporter)]
+# Of the engine, which is used under the lock, what is said to others without it.
+_UNLOCKED = ("ring", "release_signals", "_take_signals", "has_due", "remove", "claim_slots", "note")
+_TRACED: dict[str, tuple[str, ...]] = {
+    **{_file_of(module): () for module in (scheduler, pool, trigger, reporter)},
+    _file_of(engine): _UNLOCKED,
+    __file__: ("_unlock",),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -104,6 +112,7 @@ class Target:
     calls: list[Shot] = field(default_factory=list)
     removal: int = 0
     removed: int = 0
+    is_added: bool = False
 
 
 class Story:
@@ -115,7 +124,7 @@ class Story:
         by_instruction = self.chance(0.1)
         self.world = World(
             seed,
-            traced=[*_TRACED, __file__] if scheduler_type is not Scheduler else _TRACED,
+            traced=_TRACED,
             by_instruction=by_instruction,
             restless=self.draw.choice((0.02, 0.05, 0.2)) / (5 if by_instruction else 1),
             slow=self.chance(0.2),
@@ -127,10 +136,13 @@ class Story:
         self.moment = 0
         self.interrupts, self.further = _INTERRUPTS, _FURTHER
         self.asked = self.scheduler.add_task(Task("asked", int, history=1000))
+        later = PeriodicTrigger(interval=3600)  # the scheduler thread always has a time to wait for
+        self.scheduler.add_task(Task("later", int, triggers=[later]))
         self.targets = [self._target() for _ in range(self.draw.randint(1, 3))]
         self.late = self._target() if self.chance(0.5) else None
         for target in self.targets:
             self.scheduler.add_task(target.task)
+            target.is_added = True
         if self.late is not None:
             self.targets.append(self.late)
         self.told: list[Change] = []
@@ -165,28 +177,63 @@ class Story:
 
     def play(self) -> None:
         """Have all of it happen, and look at what came of it."""
-        deeds = [self.fire_many] * self.draw.randint(1, 3)
-        others = [self.switch, self.stop_and_resume, self.remove, self.look, self.stop_and_resume]
-        deeds += [deed for deed in others if self.chance(0.6)]
-        if self.late is not None:
-            deeds.append(self.add_late)
-        threads = [self.world.thread(deed, name=deed.__name__) for deed in deeds]
-        for thread in (*threads, self.world.thread(self.close, (threads,), "close")):
-            thread.start()
-        self.world.interrupt = self.interrupt
+        self.world.thread(self.direct, name="direct").start()
         self.world.run()
         check(self)
+
+    def direct(self) -> None:
+        """Let threads act, some at a time; have all run that still waits; fill each channel."""
+        for _ in range(self.draw.randint(1, 3)):
+            self.act()
+            self.rest()
+        self.further = 0
+        self.run_all()
+        for target in self.targets:
+            target.task.enabled = False
+            for channel in target.channels:
+                self.fill(channel, is_gone=target.removed > 0)
+        self.run_all()
+        assert self.scheduler.stop()
+
+    def act(self) -> None:
+        """Have some threads do something, and wait for them."""
+        deeds = [self.fire_many] * self.draw.randint(1, 3)
+        others = [self.switch, self.stop_and_resume, self.look, self.stop_and_resume, self.remove]
+        deeds += [deed for deed in others if self.chance(0.4)]
+        if self.late is not None and not self.late.is_added:
+            deeds.append(self.add_late)
+        threads = [self.world.thread(deed, name=deed.__name__) for deed in deeds]
+        self.world.interrupt = self.interrupt
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.world.interrupt = None
+
+    def rest(self) -> None:
+        """Wait until all threads wait; then nothing is left that could be done."""
+        self.world.sleep(_REST)
+        if self.world.is_slow or self.scheduler._state is not scheduler._State.RUNNING:
+            return
+        assert self.scheduler._engine.slots == self.scheduler.running_tasks_count() == 0
+        assert not self.scheduler._engine.changes
+        for target in self.targets:
+            if target.task.enabled and target.is_added and not target.removed:
+                assert target.task._waiting == 0
+                assert not any(channel.trigger.waiting for channel in target.channels)
 
     # What threads do
 
     def fire_many(self) -> None:
         """Signal here and there."""
-        for _ in range(self.draw.randint(2, 6)):
+        for _ in range(self.draw.randint(1, 3)):
             self.fire()
 
     def fire(self) -> None:
         """Signal somewhere, and see whether the answer is true."""
         target = self.draw.choice(self.targets)
+        if self.late is not None and self.chance(0.3):
+            target = self.late
         channel = self.draw.choice(target.channels)
         started = channel.started
         shot = Shot(self.now())
@@ -229,7 +276,7 @@ class Story:
 
     def switch(self) -> None:
         """Disable, enable and put in another order."""
-        for _ in range(self.draw.randint(2, 5)):
+        for _ in range(self.draw.randint(1, 3)):
             task = self.draw.choice(self.targets).task
             if self.chance(0.8):
                 task.enabled = not task.enabled
@@ -238,7 +285,7 @@ class Story:
 
     def stop_and_resume(self) -> None:
         """Stop and go on, by turns or not."""
-        for _ in range(self.draw.randint(1, 4)):
+        for _ in range(self.draw.randint(1, 3)):
             self.draw.choice(
                 (
                     self.scheduler.stop,
@@ -251,20 +298,21 @@ class Story:
     def remove(self) -> None:
         """Take a task out."""
         target = self.draw.choice([each for each in self.targets if each is not self.late])
-        target.removal = self.now()
+        target.removal = target.removal or self.now()
         self.scheduler.remove_task(target.task.id)
-        target.removed = self.now()
+        target.removed = target.removed or self.now()
 
     def add_late(self) -> None:
         """Add a task that others may have signalled already."""
         assert self.late is not None
         self.scheduler.add_task(self.late.task)
+        self.late.is_added = True
 
     def look(self) -> None:
         """Ask for this and that."""
         made = self.scheduler
         asked = self.asked.id
-        for _ in range(self.draw.randint(2, 5)):
+        for _ in range(self.draw.randint(1, 3)):
             self.draw.choice(
                 (
                     made.run_tasks,
@@ -278,20 +326,6 @@ class Story:
             )()
 
     # The end
-
-    def close(self, threads: Iterable[VirtualThread]) -> None:
-        """Wait for the others, have all run that still waits, fill each channel once more."""
-        for thread in threads:
-            thread.join()
-        self.world.interrupt = None
-        self.further = 0
-        self.run_all()
-        for target in self.targets:
-            target.task.enabled = False
-            for channel in target.channels:
-                self.fill(channel, is_gone=target.removed > 0)
-        self.run_all()
-        assert self.scheduler.stop()
 
     def run_all(self) -> None:
         """Have all run that waits."""
@@ -398,8 +432,142 @@ def same(some: Iterable[object], others: Iterable[object]) -> bool:
     return sorted(map(id, some)) == sorted(map(id, others))
 
 
+def tell(seed: int) -> None:
+    """Play the story of that number."""
+    try:
+        Story(seed).play()
+    except Exception as error:
+        raise AssertionError(f"story {seed}") from error
+
+
 @pytest.mark.parametrize("first", range(0, _SEEDS, 100))
 def test_each_signal_makes_one_run(first: int) -> None:
-    """Whatever the order of the threads."""
+    """Whatever the order of the threads; a failure names the number of its story."""
     for seed in range(first, min(first + 100, _SEEDS)):
-        Story(seed).play()
+        tell(seed)
+
+
+# The simulation itself: what it must find
+
+
+class ReadsTwice(Scheduler):
+    """A scheduler with a mistake that the real one once had."""
+
+    def _unlock(self) -> None:
+        made, ticker = self._engine, self._ticker
+        if ticker is not None and ticker.until is not None:
+            due = made.next_due()
+            if due is not None and due < ticker.until:  # its thread may have set it to None
+                ticker.wake()
+        self._lock.release()
+        if made.rung:
+            self._attend()
+        if made.changes:
+            self._tell()
+
+
+class AttendsOnce(Scheduler):
+    """A scheduler that does not look at events again after letting the lock go."""
+
+    def _unlock(self) -> None:
+        self._lock.release()
+
+
+@pytest.mark.parametrize(
+    ("broken", "error"), [(ReadsTwice, TypeError), (AttendsOnce, AssertionError)]
+)
+def test_a_mistake_is_found(broken: type[Scheduler], error: type[Exception]) -> None:
+    """Within fewer stories than the suite has."""
+
+    def play_all() -> None:
+        for seed in range(_ENOUGH):
+            Story(seed, broken).play()
+
+    with pytest.raises(error):
+        play_all()
+
+
+def test_the_same_number_gives_the_same_story() -> None:
+    """So that what was found can be found again."""
+    one, other = Story(3), Story(3)
+
+    one.play()
+    other.play()
+
+    assert (one.world.turns, one.world.time) == (other.world.turns, other.world.time)
+    assert one.moment == other.moment
+
+
+def _run(world: World, *works: Callable[[], object]) -> None:
+    for work in works:
+        world.thread(work).start()
+    world.run()
+
+
+def _hold(first: Any, second: Any) -> None:
+    with first, second:
+        pass
+
+
+def test_a_deadlock_is_found() -> None:
+    """Two locks taken in either order, each by one thread."""
+
+    def meet(seed: int) -> None:
+        world = World(seed)
+        one, other = world.primitives().lock(), world.primitives().lock()
+        _run(world, lambda: _hold(one, other), lambda: _hold(other, one))
+
+    def meet_often() -> None:
+        for seed in range(20):
+            meet(seed)
+
+    with pytest.raises(DeadlockError):
+        meet_often()
+
+
+def test_an_update_is_lost_between_two_lines() -> None:
+    """Two threads that add to a number without a lock."""
+    count = 0
+
+    def add() -> None:
+        nonlocal count
+        before = count
+        count = before + 1
+
+    counts = set()
+    for seed in range(20):
+        count = 0
+        _run(World(seed, traced={__file__: ("add",)}), add, add)
+        counts.add(count)
+
+    assert counts == {1, 2}
+
+
+def test_time_passes_while_all_wait() -> None:
+    """Up to the first timeout; who is woken does not wait for its own."""
+    world = World(0)
+    event = world.primitives().event()
+    answers: list[tuple[str, bool, float]] = []
+
+    def wait() -> None:
+        answers.append(("woken", event.wait(10), round(world.time)))
+
+    def wake() -> None:
+        world.sleep(3)
+        event.set()
+        answers.append(("late", world.primitives().event().wait(4), round(world.time)))
+
+    _run(world, wait, wake)
+
+    assert answers == [("woken", True, 3), ("late", False, 7)]
+
+
+def test_a_thread_that_raises_ends_the_world() -> None:
+    """Those that wait are not waited for."""
+    world = World(0)
+
+    def fail() -> None:
+        raise ValueError("uncaught")
+
+    with pytest.raises(ValueError, match="uncaught"):
+        _run(world, world.primitives().event().wait, fail)

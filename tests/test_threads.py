@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from typing import Any
 
 import pytest
@@ -72,6 +73,165 @@ def test_fire_in_a_signal_handler_while_the_lock_is_held() -> None:
             assert ran.wait(10)
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+class Storm:
+    """Fires, in the main thread, whenever a lock was just taken and is just to be let go.
+
+    Attributes:
+        strike: Has `fire` called at once, by a signal or a ``__del__``.
+        changed: What it fires at.
+        held: Whether the scheduler's own lock was held, for each shot.
+    """
+
+    def __init__(self) -> None:
+        """Be calm."""
+        self.strike: Callable[[], object] = int
+        self.changed = EventTrigger()
+        self.held: list[bool] = []
+        self.scheduler = Scheduler(2, _primitives=Primitives(lock=lambda: _Struck(self)))
+        self._is_over_us = False
+
+    def fire(self, *_: object) -> None:
+        """Signal, with the number of the shot."""
+        self.held.append(self.scheduler._lock.locked())
+        assert self.changed.fire(len(self.held))
+
+    def pass_over(self) -> None:
+        """Strike, unless it does already; then `fire` was called."""
+        is_elsewhere = threading.current_thread() is not threading.main_thread()
+        if is_elsewhere or self._is_over_us or len(self.held) >= _SHOTS:
+            return
+        self._is_over_us = True
+        before = len(self.held)
+        self.strike()
+        assert self.strike is int or len(self.held) == before + 1
+        self._is_over_us = False
+
+
+class _Struck:
+    """A lock in a storm."""
+
+    def __init__(self, storm: Storm) -> None:
+        self._lock = threading.Lock()
+        self._storm = storm
+        self.locked = self._lock.locked
+
+    def acquire(self, blocking: bool = True) -> bool:
+        taken = self._lock.acquire(blocking)
+        if taken:
+            self._storm.pass_over()
+        return taken
+
+    def release(self) -> None:
+        self._storm.pass_over()
+        self._lock.release()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+
+_SHOTS = 500
+
+
+def _use(scheduler: Scheduler) -> None:
+    """Call what takes the locks, in the calling thread."""
+    task = scheduler.add_task(Task("t", int, triggers=[PeriodicTrigger(interval=60)]))
+    assert task.id is not None
+    scheduler.start()
+    scheduler.release_task(task.id)
+    scheduler.run_tasks()
+    scheduler.run_task(task.id)
+    task.enabled = False
+    task.priority = 1
+    task.enabled = True
+    scheduler.add_listener(lambda change: None)()
+    assert scheduler.stats().tasks == len(scheduler.tasks)
+    assert len(scheduler.upcoming()) > 0
+    assert scheduler.running.keys() <= scheduler.tasks.keys()
+    assert len(scheduler.ready()) >= 0
+    assert scheduler.stop(10)
+    assert len(task.execution_hist) > 0
+    scheduler.resume()
+    scheduler.remove_task(task.id)
+
+
+def _ride_out(storm: Storm) -> list[int]:
+    """Use a scheduler in the storm; return the shots that made a run, in order."""
+    ran: list[int] = []
+    event = Task("event", lambda: ran.append(int(str(_event()))), triggers=[storm.changed])
+    storm.scheduler.add_task(event)
+
+    while len(storm.held) < _SHOTS:
+        _use(storm.scheduler)
+    storm.strike = int
+    assert storm.scheduler.wait_idle(10)
+    assert storm.scheduler.stop(10)
+    return ran
+
+
+def test_real_signals_while_each_lock_is_held() -> None:
+    """At both ends of every critical section of every method; none blocks and none gets lost."""
+    storm = Storm()
+    storm.strike = partial(signal.raise_signal, signal.SIGUSR1)
+    before = signal.signal(signal.SIGUSR1, storm.fire)
+    try:
+        ran = _ride_out(storm)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+    assert ran == list(range(1, _SHOTS + 1))
+    assert storm.held.count(True) > _SHOTS / 2
+
+
+def test_collections_while_each_lock_is_held() -> None:
+    """The same with garbage that fires when it is collected."""
+
+    class Dying:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            storm.fire()
+
+    def collect() -> None:
+        Dying()
+        gc.collect(0)
+
+    storm = Storm()
+    gc.disable()
+    storm.strike = collect
+    try:
+        ran = _ride_out(storm)
+    finally:
+        gc.enable()
+
+    assert ran == list(range(1, _SHOTS + 1))
+    assert storm.held.count(True) > _SHOTS / 2
+
+
+def test_a_timer_that_interrupts_anywhere() -> None:
+    """Signals of a timer, at whatever line of whatever method; none gets lost."""
+    storm = Storm()
+
+    def fire(*_: object) -> None:
+        storm.fire()
+        if len(storm.held) >= _SHOTS:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    before = signal.signal(signal.SIGALRM, fire)
+    signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+    try:
+        ran = _ride_out(storm)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+    # Not in order: one handler may interrupt another before that has fired.
+    assert sorted(ran) == list(range(1, len(storm.held) + 1))
 
 
 def test_fire_with_an_idle_worker_needs_no_scheduler_thread() -> None:
