@@ -554,6 +554,55 @@ def test_stopped_between_the_claim_of_a_slot_and_its_start() -> None:
     assert [run.status for run in task.execution_hist] == [Status.SUCCESS]
 
 
+def test_fired_between_a_tick_and_the_wait_after_it() -> None:
+    """The scheduler thread, told meanwhile that a slot is to be started, does not wait first."""
+
+    class Fired(Scheduler):
+        def _plan_wait(self, *args: Any) -> Any:
+            if shots:
+                assert shots.pop().fire()
+            return super()._plan_wait(*args)
+
+    ran = threading.Event()
+    changed = EventTrigger()
+    shots = [changed]
+    scheduler = Fired(1, tick_interval=3600)
+    scheduler.add_task(Task("t", ran.set, triggers=[changed]))
+
+    with scheduler:
+        assert ran.wait(10)
+
+
+def test_resumed_between_the_claim_of_a_slot_and_its_start() -> None:
+    """The slot is given back, and the new thread, which waits already, is told."""
+
+    class Told(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            if threading.current_thread().name == "background_tasks":
+                waits.release()
+            return super().wait(timeout)
+
+    waits = threading.Semaphore(0)
+    scheduler = Scheduler(1, tick_interval=3600, _primitives=Primitives(event=Told))
+    task = scheduler.add_task(Task("t", int))
+    scheduler.start()
+    assert waits.acquire(timeout=10)
+    scheduler._acquire()
+    scheduler._engine.request(task, None, utc_now())
+    claimed = scheduler._claim()
+    scheduler._unlock()
+    assert scheduler.stop(10)
+    while waits.acquire(blocking=False):
+        pass
+    scheduler.resume()
+    assert waits.acquire(timeout=10)
+
+    scheduler._hand_to_pool(claimed)
+
+    assert scheduler.wait_idle(10)
+    assert scheduler.stop(10)
+
+
 def test_nothing_of_a_run_is_kept_alive() -> None:
     """Arguments, results and a failed function's locals go with the task, without the collector."""
     gc.collect()
