@@ -1057,13 +1057,16 @@ class Scheduler:
                     raise RuntimeError("the pool is gone: the scheduler was stopped")
                 pool.start(self._slot)
             except RuntimeError:
-                self._give_back(left)
+                self._give_back(left, pool)
                 return
 
-    def _give_back(self, slots: int) -> None:
+    def _give_back(self, slots: int, pool: DaemonPool | None) -> None:
+        """Return slots that *pool* did not take; another one, after a resume, is tried at once."""
         self._acquire()
         for _ in range(slots):
             self._engine.give_back_slot()
+        if self._ticker is not None and (pool is None or pool is not self._pool):
+            self._ticker.wake()  # one that has no thread to give is tried at the next tick
         self._unlock()
 
     def _next_run(self) -> Run | None:
