@@ -22,11 +22,13 @@ Source: cron(8) of Debian.
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 from zoneinfo import ZoneInfo
 
 from background_tasks.checks import seconds, shown, text
@@ -134,7 +136,7 @@ class CronSchedule:
     """
 
     # _lock guards _croniter, which writes each search's start into itself, and the memo.
-    __slots__ = ("_croniter", "_lock", "_memo", "_passed", "_zone", "is_wildcard")
+    __slots__ = ("__weakref__", "_croniter", "_lock", "_memo", "_passed", "_zone", "is_wildcard")
 
     def __init__(self, expression: str, zone: ZoneInfo) -> None:
         """Read *expression*: 5 fields, 6 with seconds first, or 7 with the year last, too.
@@ -152,6 +154,11 @@ class CronSchedule:
         self.is_wildcard = (
             fields[minute].startswith("*") or fields[minute + 1].startswith("*") or hours >= 24
         )
+        _schedules[id(self)] = self
+
+    def forked(self) -> None:
+        """In a forked child: the thread that held the lock, if any, is not there."""
+        self._lock = threading.Lock()
 
     def next_after(self, instant: datetime) -> datetime | None:
         """Return the first fire strictly after *instant*, in UTC; None when there is none left.
@@ -272,6 +279,19 @@ class CronSchedule:
             else:
                 high = middle
         return float(high)
+
+
+_schedules: WeakValueDictionary[int, CronSchedule] = WeakValueDictionary()
+
+
+def _after_fork_in_child() -> None:
+    for schedule in [ref() for ref in _schedules.valuerefs()]:
+        if schedule is not None:
+            schedule.forked()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows does not fork
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 @lru_cache(maxsize=1024)

@@ -74,6 +74,7 @@ _GATE_NEWS = {
     "failed": ChangeKind.GATE_FAILED,
     "recovered": ChangeKind.GATE_RECOVERED,
 }
+_FORKED = "the process was forked while it ran: it goes on in the parent"
 _NO_TIME = timedelta(0)
 _LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
 _STEP = timedelta(seconds=1)  # below it a clock is slewed rather than set
@@ -795,17 +796,7 @@ class Engine:
         task, execution, now = run.task, run.execution, outcome.ended_at
         if outcome.obstacle:
             self.hold(outcome.obstacle, now)
-        task._running -= 1
-        self.running -= 1
-        if run.is_inline:
-            self._inline -= 1
-        elif self._admission is not None:
-            self._admission.ended(task)
-        if run.deadline is not None:
-            self._agenda.cancel(run.deadline)
-            run.deadline = None
-        if run.is_stuck:
-            self._come_loose(run)
+        self._stop_running(run)
         was_cancelled = execution.cancel_reason in (WAS_CANCELLED, WAS_STOPPED)
         if outcome.is_refused and not run.is_inline and not was_cancelled:
             self._put_back(run, now)
@@ -824,6 +815,20 @@ class Engine:
             self._plan_retry(run, outcome.retry_after, now)
         if task._pending is not None:
             self._promote(task, now)
+
+    def _stop_running(self, run: Run) -> None:
+        """Count a run whose function was being called as running no longer."""
+        run.task._running -= 1
+        self.running -= 1
+        if run.is_inline:
+            self._inline -= 1
+        elif self._admission is not None:
+            self._admission.ended(run.task)
+        if run.deadline is not None:
+            self._agenda.cancel(run.deadline)
+            run.deadline = None
+        if run.is_stuck:
+            self._come_loose(run)
 
     def _put_back(self, run: Run, now: datetime) -> None:
         """Undo the start of *run*: it is the next of its task again."""
@@ -1008,6 +1013,49 @@ class Engine:
             asked = run.execution.cancel_reason
             reason = f"{asked}, and does not give up; it is at:\n{stack}"
             self.note(ChangeKind.RUN_STUCK, now, run.task, run, reason=reason)
+
+    # A fork
+
+    def forked(self, now: datetime) -> int:
+        """Become what a forked child can go on with; return how many runs it had to give up.
+
+        Only the thread that forked is there. Runs whose function was being called, and those
+        whose retry a caller waited for, are DROPPED; what a thread was asking is asked again.
+        Nothing of it is told: what has happened so far, the parent tells.
+        """
+        self.slots = 0
+        lost = [
+            run for run in self.live.values() if run.is_inline or run.execution.status is _RUNNING
+        ]
+        for run in lost:
+            self._give_up(run, now)
+        self.rung.clear()
+        for arm in [arm for task in self.tasks.values() for arm in task._arms]:
+            self._look_again(arm, now)
+        self._asked = 0  # those of removed tasks included
+        self.newly_stuck.clear()
+        self.changes.clear()
+        return len(lost)
+
+    def _give_up(self, run: Run, now: datetime) -> None:
+        task = run.task
+        run.execution.error = _FORKED
+        if run.execution.status is _RUNNING:
+            self._stop_running(run)
+            self._end(run, _DROPPED, now, _FORKED)
+        else:
+            self._drop(run, now)
+        if task._pending is not None:
+            self._promote(task, now)
+
+    def _look_again(self, arm: Arm, now: datetime) -> None:
+        """See that *arm* is looked at, whatever the thread that was at it had come to."""
+        if arm._arm_is_asked:
+            self.rearmed(arm, None, now)
+        if arm._arm_signals is not None:
+            arm._arm_is_rung = False  # `ring` may have come half way
+            if arm._arm_signals.waiting:
+                self.ring(arm)
 
     # Time
 

@@ -107,6 +107,10 @@ class DaemonPool(ThreadPoolExecutor):
             worker.join(None if end is None else max(0.0, end - monotonic()))
         return not any(worker.is_alive() for worker in workers)
 
+    def forked(self) -> None:
+        """In a forked child, where no worker is left: let the one that forked, if any, go home."""
+        self._work.put(None)
+
     def _promise(self) -> bool:
         """Reserve an idle worker for the work that the caller queues next."""
         if self._is_shut_down:

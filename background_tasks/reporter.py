@@ -31,10 +31,16 @@ class Reporter:
     def __init__(self, changes: deque[Change], primitives: Primitives) -> None:
         """Tell what is put into *changes*."""
         self._changes = changes
+        self._primitives = primitives
         self._telling = primitives.lock()
         self._teller: int | None = None  # the thread that holds _telling
         self._get_ident = primitives.get_ident
         self._listeners: tuple[Callable[[Change], object], ...] = ()  # replaced, never changed
+
+    def forked(self) -> None:
+        """In a forked child: nobody tells, whoever did in the parent."""
+        self._telling = self._primitives.lock()
+        self._teller = None
 
     def add(self, listener: Callable[[Change], object]) -> Callable[[], None]:
         """Tell *listener* from now on; return a function that ends that."""
@@ -61,13 +67,14 @@ class Reporter:
     def tell(self) -> bool:
         """Tell all there is to tell, unless another call is at it; return whether this one did."""
         told = False
-        while self._changes and self._telling.acquire(blocking=False):
+        telling = self._telling  # a listener may fork, and the child has another
+        while self._changes and telling.acquire(blocking=False):
             self._teller = self._get_ident()
             try:
                 self._tell_all()
             finally:
                 self._teller = None
-                self._telling.release()
+                telling.release()
             told = True
         return told
 

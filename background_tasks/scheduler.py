@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import atexit
 import math
+import os
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
@@ -22,6 +24,7 @@ from background_tasks.admission import Rules
 from background_tasks.calls import stack_text
 from background_tasks.changes import Change, ChangeKind
 from background_tasks.checks import Duration
+from background_tasks.clock import monotonic
 from background_tasks.engine import Engine, Stats
 from background_tasks.errors import (
     AlreadyAddedError,
@@ -38,7 +41,7 @@ from background_tasks.primitives import REAL, Primitives
 from background_tasks.reporter import Reporter
 from background_tasks.run import Run
 from background_tasks.runner import attempt
-from background_tasks.task import Execution, RetryPolicy, Task, triggers_of
+from background_tasks.task import Execution, RetryPolicy, Status, Task, triggers_of
 from background_tasks.trigger import (
     Arm,
     Asked,
@@ -55,7 +58,10 @@ _F = TypeVar("_F", bound=Callable[..., object])
 _S = TypeVar("_S", bound="Scheduler")
 _BATCH = 64  # due times released in one hold of the lock: about 0.3 ms
 _FROZEN_PAUSE = 0.05  # seconds; the least wait while the wall clock stands still: 0.4 % CPU
-_ERROR = 40  # logging.ERROR
+_FORK_WAIT = 1.0  # seconds; far above any hold of the lock: a guess
+_STOPPED_BY_FORK = "scheduler stopped in a forked child: start it there if it should run"
+_RUNNING = Status.RUNNING
+_WARNING, _ERROR = 30, 40  # of logging
 
 
 class _State(Enum):
@@ -176,7 +182,7 @@ class Scheduler:
         self._waiters: list[Any] = []  # guarded by _lock; events of threads that wait for us
         self._busy: dict[int, int] = {}  # guarded by _lock; thread -> runs it is inside of
         self._exempt = 0  # guarded by _lock; runs whose thread waits for the others
-        _schedulers.add(self)
+        _schedulers[id(self)] = self
 
     # The registry
 
@@ -455,6 +461,8 @@ class Scheduler:
             outcome = attempt(run.execution, task, self._outside, self._primitives)
             self._acquire()
             try:
+                if run.execution.status is not _RUNNING:  # this is a child that the task forked
+                    return run.execution
                 self._leave_run()
                 self._engine.finish(run, outcome)
                 self._notify()
@@ -914,7 +922,8 @@ class Scheduler:
     def _sample_gates(self) -> None:
         """Ask the sensors of the gates, if that is due and no other thread is at it."""
         at = self._primitives.monotonic()
-        if not self._gates.due(at) or not self._sampling.acquire(False):
+        sampling = self._sampling  # a sensor may fork, and the child has another
+        if not self._gates.due(at) or not sampling.acquire(False):
             return
         try:
             if not self._gates.due(at):  # another thread has just been at it
@@ -926,7 +935,7 @@ class Scheduler:
             finally:
                 self._unlock()
         finally:
-            self._sampling.release()
+            sampling.release()
 
     def _report_stuck(self, stuck: list[Run]) -> None:
         """Tell that runs are stuck, with where their threads are; reads source files for that."""
@@ -1090,6 +1099,8 @@ class Scheduler:
         while True:
             try:
                 if run is not None and outcome is not None:
+                    if run.execution.status is not _RUNNING:
+                        return  # this is a child that the task forked: the pool is gone, too
                     self._engine.finish(run, outcome)
                 run = self._next_run()
                 if run is None:
@@ -1105,6 +1116,45 @@ class Scheduler:
                 self._hand_to_pool(claimed)
             outcome = attempt(run.execution, run.task, self._outside, self._primitives)
             self._acquire()
+
+    # A fork
+
+    def _hold(self, end: float) -> bool:
+        """Take the lock before a fork, so that the child finds nothing half changed.
+
+        False when it cannot be had until monotonic *end*: the thread that forks, from a signal
+        handler or a finalizer, is inside of us. Better a scheduler lost in the child than both.
+        """
+        while not self._lock.acquire(False):
+            if monotonic() > end:
+                return False
+            self._primitives.pause(0)
+        return True
+
+    def _let_go(self) -> None:
+        """Let the lock go after a fork, in the parent; tells nothing, not to call others there."""
+        self._lock.release()
+        if self._engine.rung:
+            self._attend()
+
+    def _forked(self) -> None:
+        """Be a stopped scheduler in a forked child, which has no thread but the one that forked."""
+        was_running, pool = self._state is _State.RUNNING, self._pool
+        self._lock, self._sampling = self._primitives.lock(), self._primitives.lock()
+        self._reporter.forked()
+        if self._ticker is not None:
+            self._ticker.is_over = True  # it may be the thread that forked: a trigger did
+        self._ticker = self._pool = None
+        self._waiters, self._busy, self._exempt = [], {}, 0
+        if was_running:
+            self._state = _State.STOPPED
+            self._engine.is_paused = True
+        dropped = self._engine.forked(self._primitives.utc_now())
+        if pool is not None:
+            pool.forked()
+        if was_running:
+            fields = {"event.name": "background_tasks.forked", "background_tasks.dropped": dropped}
+            log(_WARNING, _STOPPED_BY_FORK, fields)
 
 
 class _Bell:
@@ -1141,13 +1191,18 @@ def _summary(function: object) -> str:
     return (getattr(function, "__doc__", None) or "").strip().partition("\n")[0]
 
 
-_schedulers: weakref.WeakSet[Scheduler] = weakref.WeakSet()
+_schedulers: weakref.WeakValueDictionary[int, Scheduler] = weakref.WeakValueDictionary()
+
+
+def _all() -> list[Scheduler]:
+    """Return the schedulers there are, oldest first, while other threads may make some."""
+    return [each for each in (ref() for ref in _schedulers.valuerefs()) if each is not None]
 
 
 @atexit.register
 def _stop_all() -> None:
     """At the end of the process, wait a while for running tasks and name those that are left."""
-    for scheduler in list(_schedulers):
+    for scheduler in _all():
         if scheduler.stop(scheduler._exit_grace):
             continue
         for executions in scheduler.running.values():
@@ -1159,3 +1214,38 @@ def _stop_all() -> None:
                     "background_tasks.run.id": execution.id,
                 }
                 log(_ERROR, "run abandoned at exit: its task did not end in time", fields)
+
+
+class _Held(threading.local):
+    """The schedulers whose locks the thread that forks has taken."""
+
+    def __init__(self) -> None:
+        self.schedulers: list[Scheduler] = []
+
+
+_held = _Held()
+
+
+def _before_fork() -> None:
+    end = monotonic() + _FORK_WAIT
+    _held.schedulers = [each for each in _all() if each._hold(end)]
+
+
+def _after_fork_in_parent() -> None:
+    held, _held.schedulers = _held.schedulers, []
+    for scheduler in held:
+        scheduler._let_go()
+
+
+def _after_fork_in_child() -> None:
+    _held.schedulers = []
+    for scheduler in _all():
+        scheduler._forked()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows does not fork
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )

@@ -1,0 +1,509 @@
+"""Forks: the child has a stopped, usable scheduler and one warning, the parent ticks on."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from typing import Any
+
+import pytest
+
+from background_tasks import (
+    ChangeKind,
+    EventTrigger,
+    OneTimeTrigger,
+    PeriodicTrigger,
+    RetryPolicy,
+    Scheduler,
+    Status,
+    Task,
+    Trigger,
+    current_execution,
+)
+from background_tasks import scheduler as scheduler_module
+from background_tasks.clock import utc_now
+from background_tasks.cron import _after_fork_in_child, schedule_of, zone_of
+from background_tasks.primitives import Primitives
+from background_tasks.scheduler import _after_fork_in_parent, _before_fork, _held, _State
+from tests.conftest import Gate, Watch
+
+_FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+
+
+# Real forks
+
+
+@_FORKS
+def test_sixty_forks_of_a_busy_scheduler() -> None:
+    """No child hangs or finds a torn scheduler, and the parent goes on after each."""
+    result = _program(
+        """
+        ran = threading.Semaphore(0)
+        changed = EventTrigger(maxsize=20)
+        every = [PeriodicTrigger(interval=0.001) for _ in range(6)]
+        cron = PeriodicTrigger(cron_expr="* * * * * *")
+        scheduler = Scheduler(3, tick_interval=0.001)
+        scheduler.add_listener(lambda change: None)
+
+        class Polled(Trigger):
+            def is_ready(self): return True
+            def reset(self): pass
+
+        def fail(): raise ValueError("again")
+        def work(): ran.release()
+        for trigger in every:
+            scheduler.add_task(Task("busy", work, triggers=[trigger], history=3))
+        scheduler.add_task(Task("fed", work, triggers=[changed], history=3))
+        scheduler.add_task(Task("polled", work, triggers=[Polled()], history=3))
+        scheduler.add_task(Task("failing", fail, triggers=[PeriodicTrigger(interval=0.002)],
+                                retry_policy=RetryPolicy(3, delay=0.001)))
+
+        over = threading.Event()
+        def hammer():
+            while not over.is_set():
+                changed.fire()
+                cron.next_runs(1)
+                scheduler.stats()
+        hammering = threading.Thread(target=hammer, daemon=True)
+
+        def child():
+            assert repr(scheduler).startswith("<Scheduler stopped:"), repr(scheduler)
+            assert [line.levelname for line in lines] == ["WARNING"], lines
+            assert "stopped in a forked child" in lines[0].getMessage()
+            add_up()
+            stats = scheduler.stats()
+            assert stats.running == 0
+            assert not any(run.status == "RUNNING" for runs in scheduler.running.values()
+                           for run in runs)
+            assert scheduler.wait_idle(10) and scheduler.stop(10)
+            cron.next_runs(1)
+            done = threading.Semaphore(0)
+            fresh = EventTrigger()
+            scheduler.add_task(Task("new", done.release, triggers=[fresh]))
+            for begin in (scheduler.start, scheduler.resume):
+                begin()
+                fresh.fire()
+                assert done.acquire(timeout=20)
+                for _ in range(20):
+                    assert ran.acquire(timeout=20)
+                assert scheduler.stop(20)
+                add_up()
+            assert len(lines) == 1, lines
+
+        def add_up():
+            s = scheduler.stats()
+            ended = s.succeeded + s.failed + s.missed + s.cancelled + s.dropped
+            assert s.released == ended + s.pending + s.running, s
+
+        scheduler.start()
+        hammering.start()
+        broken = 0
+        for _ in range(60):
+            broken += in_child(child) != 0
+            while ran.acquire(blocking=False):
+                pass
+            assert ran.acquire(timeout=20)
+        assert not lines
+        over.set()
+        hammering.join()
+        assert scheduler.stop(20)
+        add_up()
+        print("broken:", broken)
+        """
+    )
+
+    assert (result.stdout, result.stderr, result.returncode) == ("broken: 0\n", "", 0)
+
+
+@_FORKS
+def test_a_task_that_forks() -> None:
+    """A child that returns from the function ends there; the run is the parent's."""
+    result = _program(
+        """
+        def fork():
+            pid = os.fork()
+            if pid == 0:
+                signal.alarm(20)
+                print(repr(scheduler), flush=True)
+                return "child"
+            return os.waitpid(pid, 0)[1]
+
+        scheduler = Scheduler(1)
+        with scheduler:
+            task = scheduler.add_task(Task("forking", fork))
+            scheduler.release_task(task.id)
+            assert scheduler.wait_idle(20)
+        print(task.execution_hist[0].results, scheduler.stats().succeeded)
+        """
+    )
+
+    stopped = "<Scheduler stopped: 1 tasks, 0 of 1 running, 0 pending>"
+    assert (result.stdout, result.stderr) == (f"{stopped}\n0 1\n", "")
+
+
+@_FORKS
+def test_a_trigger_that_forks() -> None:
+    """A child that returns to the scheduler thread ends there."""
+    result = _program(
+        """
+        class Forking(Trigger):
+            status = None
+            def is_ready(self):
+                if self.status is None:
+                    self.status = -1
+                    pid = os.fork()
+                    if pid == 0:
+                        signal.alarm(20)
+                        return True
+                    self.status = os.waitpid(pid, 0)[1]
+                    return True
+                return False
+            def reset(self): pass
+
+        forking = Forking()
+        ran = threading.Event()
+        with Scheduler(1, tick_interval=0.01) as scheduler:
+            scheduler.add_task(Task("t", ran.set, triggers=[forking]))
+            assert ran.wait(20)
+        print(forking.status)
+        """
+    )
+
+    assert (result.stdout, result.stderr) == ("0\n", "")
+
+
+@_FORKS
+def test_multiprocessing_from_a_task() -> None:
+    """The child of a forked Process can start the scheduler it has inherited."""
+    result = _program(
+        """
+        import multiprocessing
+        context = multiprocessing.get_context("fork")
+
+        def child():
+            ran = threading.Event()
+            task = scheduler.add_task(Task("there", ran.set))
+            with scheduler:
+                scheduler.release_task(task.id)
+                assert ran.wait(20)
+
+        def parent():
+            process = context.Process(target=child)
+            process.start()
+            process.join()
+            return process.exitcode
+
+        scheduler = Scheduler(1)
+        with scheduler:
+            task = scheduler.add_task(Task("here", parent))
+            scheduler.release_task(task.id)
+            assert scheduler.wait_idle(20)
+        print(task.execution_hist[0].results)
+        """
+    )
+
+    assert (result.stdout, result.stderr) == ("0\n", "")
+
+
+@_FORKS
+def test_a_scheduler_that_does_not_run_gives_no_warning() -> None:
+    """One that was not started, or was stopped, is in the child what it was."""
+    result = _program(
+        """
+        new, stopped = Scheduler(1), Scheduler(1)
+        stopped.start()
+        stopped.stop()
+
+        def child():
+            assert not lines
+            assert repr(new).startswith("<Scheduler new:")
+            assert repr(stopped).startswith("<Scheduler stopped:")
+            task = new.add_task(Task("t", int))
+            new.release_task(task.id)
+            new.run_tasks()
+            assert new.wait_idle(20) and new.stop(20)
+            assert task.execution_hist[0].status == "SUCCESS"
+
+        print(in_child(child))
+        """
+    )
+
+    assert (result.stdout, result.stderr) == ("0\n", "")
+
+
+# What the child does, in this process
+
+
+def test_what_ran_in_the_parent_is_dropped(gate: Gate) -> None:
+    """The child records it so, counts it so, and runs what waited behind it once started."""
+    scheduler = Scheduler(1, tick_interval=0.01, capacity={"db": 1})
+    task = scheduler.add_task(Task("t", gate, timeout=60, resources={"db": 1}))
+    scheduler.start()
+    scheduler.release_task(task.id)
+    scheduler.release_task(task.id)
+    gate.wait_entered()
+
+    scheduler._forked()
+
+    stats = scheduler.stats()
+    assert (stats.released, stats.dropped, stats.running, stats.pending) == (2, 1, 0, 1)
+    (dropped,) = task.execution_hist
+    assert dropped.status == Status.DROPPED
+    assert dropped.error == "the process was forked while it ran: it goes on in the parent"
+    assert scheduler.running == {}
+    gate.leave.set()
+    scheduler.resume()
+    assert scheduler.wait_idle(10)
+    assert scheduler.stop(10)
+    assert [run.status for run in task.execution_hist] == [Status.DROPPED, Status.SUCCESS]
+
+
+def test_run_task_in_a_child_that_its_task_forked(scheduler: Scheduler) -> None:
+    """It returns the execution, which was dropped, and counts nothing twice."""
+    task = scheduler.add_task(Task("t", scheduler._forked))
+
+    execution = scheduler.run_task(task.id)
+
+    assert execution.status == Status.DROPPED
+    assert (scheduler.stats().dropped, scheduler.stats().running) == (1, 0)
+
+
+def test_a_retry_that_a_caller_waited_for_is_dropped() -> None:
+    """Its caller is not there; a retry that nobody waits for stays pending."""
+    scheduler = Scheduler(1)
+    task = scheduler.add_task(Task("t", _fail, retry_policy=RetryPolicy(1, delay=3600)))
+    watch = Watch(scheduler)
+    waiting = threading.Thread(target=scheduler.run_task, args=[task.id])
+    waiting.start()
+    scheduler.release_task(task.id)
+    scheduler.run_tasks()
+    watch.wait_for(ChangeKind.RUN_RETRYING, 2)
+    waiter = scheduler._waiters[0]
+
+    scheduler._forked()
+
+    assert [run.status for run in task.execution_hist] == [Status.DROPPED]
+    assert (scheduler.stats().dropped, scheduler.stats().pending) == (1, 1)
+    (left,) = scheduler.running[task.id]
+    assert left.status == Status.RETRYING
+    scheduler._waiters.append(waiter)  # here, its thread is there after all
+    waiter.set()
+    waiting.join(10)
+    assert scheduler.stop(10)
+
+
+def test_a_signal_that_was_being_fired_is_seen() -> None:
+    """Though the thread that rang had come half way only."""
+    ran = threading.Event()
+    changed = EventTrigger()
+    scheduler = Scheduler(1)
+    scheduler.add_task(Task("t", ran.set, triggers=[changed]))
+    changed._arm_is_rung = True
+    changed.fire()
+    assert not scheduler._engine.rung
+
+    scheduler._forked()
+    scheduler.run_tasks()
+
+    assert ran.wait(10)
+    assert scheduler.stop(10)
+
+
+def test_a_trigger_that_was_being_asked_is_asked_again() -> None:
+    """The thread that asked it is not there to give it back."""
+    ready = [True]
+
+    class Ready(Trigger):
+        def is_ready(self) -> bool:
+            return bool(ready)
+
+        def reset(self) -> None:
+            pass
+
+    scheduler = Scheduler(1)
+    task = scheduler.add_task(Task("t", int, triggers=[Ready()]))
+    scheduler._engine.to_ask(poll=True)
+    assert scheduler.run_tasks() == 0
+
+    scheduler._forked()
+
+    assert scheduler.run_tasks() == 1
+    ready.clear()
+    assert scheduler.wait_idle(10)
+    assert len(task.execution_hist) == 1
+    assert scheduler.stop(10)
+
+
+def test_the_parent_tells_what_has_happened(caplog: pytest.LogCaptureFixture) -> None:
+    """The child tells none of it again: one warning is all, and none when it did not run."""
+    scheduler = Scheduler(1)
+    heard: list[Any] = []
+    scheduler.add_listener(heard.append)
+    scheduler._engine.note(ChangeKind.STARTED, utc_now())
+
+    scheduler._forked()
+    scheduler.stats()
+    assert heard == []
+    assert caplog.records == []
+
+    scheduler._state = _State.RUNNING
+    scheduler._forked()
+    scheduler.stats()
+    (record,) = caplog.records
+    assert heard == []
+    assert (record.levelno, vars(record)["event.name"]) == (
+        logging.WARNING,
+        "background_tasks.forked",
+    )
+    assert record.getMessage() == (
+        "scheduler stopped in a forked child: start it there if it should run"
+    )
+
+
+def test_locks_that_were_held_in_the_parent_are_free() -> None:
+    """Those of the scheduler, of its log and of cron schedules."""
+    scheduler = Scheduler(1)
+    schedule = schedule_of("0 6 * * *", zone_of("UTC"))
+    held = [scheduler._lock, scheduler._sampling, scheduler._reporter._telling, schedule._lock]
+    for lock in held:
+        assert lock.acquire(timeout=10)
+
+    scheduler._forked()
+    _after_fork_in_child()
+
+    assert scheduler.add_task(Task("t", int, triggers=[PeriodicTrigger(cron_expr="0 6 * * *")]))
+    assert schedule.next_after(utc_now())
+    assert scheduler.stop(10)
+
+
+# What the parent does
+
+
+def test_the_lock_is_held_while_it_forks(scheduler: Scheduler) -> None:
+    """So the child finds nothing half changed; a signal fired meanwhile is not overlooked."""
+    ran = threading.Event()
+    changed = EventTrigger()
+    scheduler.add_task(Task("t", ran.set, triggers=[changed]))
+    scheduler.start()
+
+    _before_fork()
+    assert scheduler._lock.locked()
+    assert changed.fire()
+    _after_fork_in_parent()
+
+    assert ran.wait(10)
+
+
+def test_a_lock_that_is_held_does_not_keep_the_process_from_forking(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fork in the middle of a critical section gives up waiting for its end."""
+    monkeypatch.setattr(scheduler_module, "_FORK_WAIT", 0.01)
+    scheduler._acquire()
+
+    _before_fork()
+    assert scheduler not in _held.schedulers
+    _after_fork_in_parent()
+
+    assert scheduler._lock.locked()
+    scheduler._unlock()
+
+
+# No threads left
+
+
+@pytest.mark.parametrize("failing", range(1, 8))
+@pytest.mark.parametrize("times", [1, 3])
+def test_threads_that_cannot_be_started(failing: int, times: int) -> None:
+    """Whichever start fails, so many times in a row: each run is made, and made once."""
+    starts = iter(range(1, 1000))
+
+    class Scarce(threading.Thread):
+        def start(self) -> None:
+            if failing <= next(starts) < failing + times:
+                raise RuntimeError("can't start new thread")
+            super().start()
+
+    ran: list[object] = []
+    changed = EventTrigger()
+    primitives = Primitives(thread=Scarce)
+    scheduler = Scheduler(4, tick_interval=0.001, _primitives=primitives)
+    scheduler.add_task(Task("fed", lambda: ran.append(_event()), triggers=[changed]))
+    for _ in range(5):
+        scheduler.add_task(Task("once", ran.append, args=["once"], triggers=[OneTimeTrigger(0)]))
+    for number in range(5):
+        changed.fire(number)
+    _start_at_last(scheduler)
+
+    assert scheduler.wait_idle(20)
+    assert scheduler.stop(20)
+
+    assert [number for number in ran if number != "once"] == list(range(5))
+    assert ran.count("once") == 5
+    stats = scheduler.stats()
+    assert (stats.released, stats.succeeded, stats.pending) == (10, 10, 0)
+
+
+def _start_at_last(scheduler: Scheduler) -> None:
+    """Start it, again and again while there is no thread for it."""
+    for _ in range(10):
+        try:
+            scheduler.start()
+        except RuntimeError:
+            continue
+        return
+
+
+def _fail() -> None:
+    raise OSError("as always")
+
+
+def _event() -> object:
+    execution = current_execution()
+    assert execution is not None
+    return execution.event
+
+
+def _program(body: str) -> subprocess.CompletedProcess[str]:
+    """Run *body* in a process of its own, where forks do no harm."""
+    head = """
+    import logging, os, signal, sys, threading, traceback
+    from background_tasks import *
+
+    class Kept(logging.Handler):
+        def emit(self, record): lines.append(record)
+    lines = []
+    kept = Kept(logging.WARNING)
+    kept.addFilter(lambda record: "run" not in vars(record)["event.name"])
+    logging.getLogger("background_tasks").addHandler(kept)
+
+    def in_child(work):
+        pid = os.fork()
+        if pid:
+            return os.waitpid(pid, 0)[1]
+        code = 1
+        signal.alarm(60)  # a child that hangs is killed, and counted as broken
+        try:
+            work()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    """
+    return subprocess.run(
+        # Python 3.12 and later warn of any fork of a process with threads, which is what we test.
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", _joined(head, body)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def _joined(*parts: str) -> str:
+    return "".join(map(textwrap.dedent, parts))
