@@ -55,12 +55,12 @@ def shown(value: object) -> str:
 
 def error_text(error: BaseException) -> str:
     """Return *error* as "ValueError: its text", or its name alone; never raises."""
+    name = type.__dict__["__qualname__"].__get__(type(error))  # not what a metaclass makes of it
     try:
-        words = str(error)
+        words = str.__getitem__(str(error), slice(_LONGEST_ERROR))  # maybe of a subclass of str
     except BaseException:  # a foreign __str__ may raise anything, SystemExit included
         words = "<cannot be shown>"
-    name = type(error).__qualname__
-    return f"{name}: {words[:_LONGEST_ERROR]}" if words else name
+    return f"{name}: {words}" if words else str(name)
 
 
 def number(rule: str, value: object) -> int | float:

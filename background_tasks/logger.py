@@ -5,31 +5,48 @@ On import nothing is configured: the logger ``background_tasks`` has a NullHandl
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import logging
 import sys
-from datetime import datetime
+import threading
 from typing import TYPE_CHECKING, Any, TextIO
 
 from background_tasks.checks import has_method, shown
 from background_tasks.errors import InvalidTypeError, InvalidValueError
+from background_tasks.json_lines import JsonLines
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["configure_logging", "log", "logger"]
+__all__ = ["configure_logging", "log", "logger", "lost_lines"]
 
 logger = logging.getLogger("background_tasks")
 logger.addHandler(logging.NullHandler())
 
-_FORMAT = ["levelname", "name", "threadName", "message"]
-_RENAMED = {"levelname": "severity_text", "name": "logger", "threadName": "thread.name"}
+_HANDLER = "background_tasks.json"
+_losses = itertools.count(1).__next__  # no lock, which a signal handler could find taken
+_lost = 0
 
 
 def log(level: int, message: str, fields: Mapping[str, object]) -> None:
-    """Log a constant *message* with *fields*; never raises, whatever a handler or filter does."""
-    with contextlib.suppress(Exception):  # there is nowhere left to report it to
+    """Log a constant *message* with *fields*, whatever a handler or filter raises.
+
+    That is counted, see `lost_lines`: there is nowhere left to report it to. Ctrl-C, which
+    Python raises in the main thread wherever that is, goes on to the caller.
+    """
+    try:
         logger.log(level, message, extra=fields)
+    except BaseException as error:
+        global _lost
+        _lost = _losses()
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and isinstance(error, KeyboardInterrupt):
+            raise
+
+
+def lost_lines() -> int:
+    """Return how many lines were lost in this process because a handler or filter raised."""
+    return _lost
 
 
 def configure_logging(
@@ -55,27 +72,15 @@ def configure_logging(
     out = sys.stderr if stream is None else stream
     if not has_method(out, "write"):
         raise InvalidTypeError(f"stream must have a write method, got {shown(stream)}")
-    from pythonjsonlogger.json import JsonFormatter  # optional at import: it costs 10 ms
-
     handler: logging.StreamHandler[Any] = logging.StreamHandler(out)
     handler.set_name(_HANDLER)
-    handler.setFormatter(
-        JsonFormatter(_FORMAT, rename_fields=_RENAMED, timestamp=True, json_default=_json_of)
-    )
+    handler.setFormatter(JsonLines())
     for installed in list(logger.handlers):
         if installed.get_name() == _HANDLER:
             logger.removeHandler(installed)
     logger.addHandler(handler)
     logger.setLevel(number)
     return handler
-
-
-_HANDLER = "background_tasks.json"
-
-
-def _json_of(value: object) -> str:
-    """Return a text for what JSON does not know."""
-    return value.isoformat() if isinstance(value, datetime) else shown(value)
 
 
 def _level(level: object) -> int:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from background_tasks.checks import call, error_text
+from background_tasks.checks import call, error_text, shown
 from background_tasks.logger import log, logger
 from background_tasks.task import Execution
 
@@ -143,11 +143,17 @@ def _error_fields(error: str) -> dict[str, object]:
 
 
 def _log_failure(change: Change, listener: object, error: BaseException) -> None:
-    name = getattr(listener, "__qualname__", type(listener).__name__)
     fields = {
         **_fields(change),
         **_error_fields(error_text(error)),
         "event.name": "background_tasks.listener.failed",
-        "background_tasks.listener": str(name),
+        "background_tasks.listener": _name_of(listener),
     }
     log(_LISTENER_FAILED, "listener failed", fields)
+
+
+def _name_of(listener: object) -> str:
+    try:
+        return str(getattr(listener, "__qualname__", type(listener).__name__))
+    except BaseException:  # a foreign attribute may raise anything, SystemExit included
+        return shown(listener)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -20,7 +21,7 @@ from background_tasks import (
     Task,
     configure_logging,
 )
-from background_tasks.logger import log, logger
+from background_tasks.logger import log, logger, lost_lines
 
 
 @pytest.fixture(autouse=True)
@@ -156,6 +157,125 @@ def test_a_handler_that_raises_harms_nobody() -> None:
     log(logging.INFO, "still here", {})
 
 
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("disk full"), RecursionError(), MemoryError(), SystemExit(1), GeneratorExit()],
+    ids=repr,
+)
+@pytest.mark.parametrize("where", ["handler", "filter"])
+def test_what_logging_raises_is_counted(error: BaseException, where: str) -> None:
+    """Whatever it is: the caller goes on, the scheduler ticks on, and it is known how often."""
+    logger.addHandler(_raising(error, where))
+    logger.setLevel(logging.INFO)
+    before = lost_lines()
+
+    log(logging.INFO, "lost", {})
+    assert lost_lines() == before + 1
+
+    ran = threading.Semaphore(0)
+    with Scheduler(1, tick_interval=0.01) as scheduler:
+        scheduler.add_task(Task("t", ran.release, triggers=[PeriodicTrigger(interval=0.001)]))
+        for _ in range(3):
+            assert ran.acquire(timeout=10)
+    assert lost_lines() > before + 3
+
+
+def test_ctrl_c_in_the_log_goes_to_the_caller() -> None:
+    """In the main thread, where Python raises it; a handler's own in another thread is lost."""
+    logger.addHandler(_raising(KeyboardInterrupt(), "handler"))
+    logger.setLevel(logging.INFO)
+    before = lost_lines()
+    other = threading.Thread(target=log, args=[logging.INFO, "lost", {}])
+    other.start()
+    other.join(10)
+    assert lost_lines() == before + 1
+
+    with pytest.raises(KeyboardInterrupt):
+        log(logging.INFO, "interrupted", {})
+
+
+def test_a_handler_that_blocks_blocks_one_thread_only() -> None:
+    """Runs go on, methods return, and nothing is told twice or out of order."""
+    entered, leave = threading.Event(), threading.Event()
+    seen: list[str] = []
+
+    class Blocking(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            seen.append(vars(record)["event.name"].removeprefix("background_tasks."))
+            if not entered.is_set():
+                entered.set()
+                leave.wait(10)
+
+    logger.addHandler(Blocking())
+    logger.setLevel(logging.INFO)
+    scheduler = Scheduler(2)
+    starting = threading.Thread(target=scheduler.start)
+    starting.start()
+    assert entered.wait(10)
+    ran = threading.Event()
+    task = scheduler.add_task(Task("t", ran.set))
+    scheduler.release_task(task.id)
+    assert scheduler.stats().tasks == 1
+
+    assert ran.wait(10)
+    assert seen == ["started"]
+    leave.set()
+    starting.join(10)
+    assert scheduler.wait_idle(10)
+    assert scheduler.stop(10)
+    assert seen == ["started", "run.succeeded", "stopped"]
+
+
+def test_a_handler_may_call_the_scheduler() -> None:
+    """Nothing is logged under a lock: it may look, add, release and remove."""
+    said: list[object] = []
+
+    class Calling(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if vars(record)["event.name"] == "background_tasks.run.succeeded" and not said:
+                other = scheduler.add_task(Task("other", int))
+                said.append(scheduler.run_task(other.id).status)
+                scheduler.release_task(other.id)
+                scheduler.remove_task(other.id)
+                said.append(len(scheduler.tasks))
+                said.append(scheduler.stop(0))
+
+    logger.addHandler(Calling())
+    logger.setLevel(logging.INFO)
+    scheduler = Scheduler(1)
+    task = scheduler.add_task(Task("t", int))
+
+    scheduler.run_task(task.id)
+
+    assert said == ["SUCCESS", 1, True]
+    assert scheduler.stop(10)
+
+
+def test_a_listener_that_cannot_be_named_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    """Its failure is logged all the same, whatever its attributes and its repr raise."""
+
+    class Nameless:
+        def __getattribute__(self, name: str) -> object:
+            if name == "__qualname__":
+                raise SystemExit("no name")
+            return super().__getattribute__(name)
+
+        def __repr__(self) -> str:
+            raise SystemExit("no repr")
+
+        def __call__(self, change: object) -> None:
+            raise ValueError("broken")
+
+    scheduler = Scheduler(1)
+    scheduler.add_listener(Nameless())
+
+    assert scheduler.stop()
+
+    failed = vars(caplog.records[-1])
+    assert failed["background_tasks.listener"] == "<Nameless that cannot be shown>"
+    assert failed["exception.message"] == "broken"
+
+
 def test_values_that_are_no_json_are_shown() -> None:
     """A field that JSON does not know is written as a short text."""
     lines = io.StringIO()
@@ -164,6 +284,24 @@ def test_values_that_are_no_json_are_shown() -> None:
     log(logging.INFO, "odd", {"thing": {1, 2}.__class__})
 
     assert json.loads(lines.getvalue())["thing"] == "<class 'set'>"
+
+
+def _raising(error: BaseException, where: str) -> logging.Handler:
+    """Return a handler that raises *error*, or whose filter does."""
+
+    class Raising(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise error
+
+    if where == "handler":
+        return Raising()
+    handler = logging.StreamHandler(io.StringIO())
+    handler.addFilter(lambda record: _raise(error))
+    return handler
+
+
+def _raise(error: BaseException) -> bool:
+    raise error
 
 
 def _fail() -> None:

@@ -371,7 +371,7 @@ def test_a_pure_module_knows_no_clock(module: str) -> None:
 
 @pytest.mark.parametrize(
     ("library", "users"),
-    [("croniter", ["cron"]), ("pythonjsonlogger", ["logger"]), ("psutil", ["gates"])],
+    [("croniter", ["cron"]), ("pythonjsonlogger", ["json_lines"]), ("psutil", ["gates"])],
 )
 def test_a_dependency_has_one_user(library: str, users: list[str]) -> None:
     """So that it can be exchanged in one place."""
