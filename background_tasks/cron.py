@@ -285,9 +285,8 @@ _schedules: WeakValueDictionary[int, CronSchedule] = WeakValueDictionary()
 
 
 def _after_fork_in_child() -> None:
-    for schedule in [ref() for ref in _schedules.valuerefs()]:
-        if schedule is not None:
-            schedule.forked()
+    for schedule in list(_schedules.values()):
+        schedule.forked()
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows does not fork

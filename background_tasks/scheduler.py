@@ -1237,7 +1237,7 @@ def _after_fork_in_parent() -> None:
         scheduler._let_go()
 
 
-def _after_fork_in_child() -> None:
+def _after_fork_in_child() -> None:  # pragma: no cover - in a child, which does not count lines
     _held.schedulers = []
     for scheduler in _all():
         scheduler._forked()

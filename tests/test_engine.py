@@ -1761,6 +1761,23 @@ def test_queue_goes_on_after_an_inline_run() -> None:
     assert engine.take(_at(1)) is not None
 
 
+@pytest.mark.parametrize("signals", [0, 2])
+def test_a_fork_leaves_signals_in_their_channel(signals: int) -> None:
+    """Whatever the thread that fired had come to, they are looked at when the child starts."""
+    engine = _engine()
+    trigger = EventTrigger()
+    task = _add(engine, trigger)
+    for number in range(signals):
+        trigger.fire(number)
+    (arm,) = task._arms
+    arm._arm_is_rung = True  # and not in `rung` yet: the other thread was about to put it there
+
+    engine.forked(_at(0))
+
+    assert len(engine.rung) == bool(signals)
+    assert engine.release(_at(1), MANY) == signals
+
+
 # A clock set back
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import signal
 import subprocess
@@ -89,13 +90,14 @@ class Storm:
         self.strike: Callable[[], object] = int
         self.changed = EventTrigger()
         self.held: list[bool] = []
+        self._shots = itertools.count(1)
         self.scheduler = Scheduler(2, _primitives=Primitives(lock=lambda: _Struck(self)))
         self._is_over_us = False
 
     def fire(self, *_: object) -> None:
         """Signal, with the number of the shot."""
         self.held.append(self.scheduler._lock.locked())
-        assert self.changed.fire(len(self.held))
+        assert self.changed.fire(next(self._shots))  # atomic: one shot may interrupt another
 
     def pass_over(self) -> None:
         """Strike, unless it does already; then `fire` was called."""
@@ -648,7 +650,8 @@ def test_the_end_of_the_process_names_what_it_leaves(
     _stop_all()
 
     lines = [record for record in caplog.records if "abandoned" in record.getMessage()]
-    assert [vars(line)["background_tasks.task.name"] for line in lines] == ["hanging"]
+    names = [vars(line)["background_tasks.task.name"] for line in lines]
+    assert names.count("hanging") == 1  # other tests may have left schedulers in mid-run
     gate.leave.set()
     assert scheduler.stop(10)
     assert done.stop()
