@@ -59,6 +59,7 @@ _S = TypeVar("_S", bound="Scheduler")
 _BATCH = 64  # due times released in one hold of the lock: about 0.3 ms
 _FROZEN_PAUSE = 0.05  # seconds; the least wait while the wall clock stands still: 0.4 % CPU
 _FORK_WAIT = 1.0  # seconds; far above any hold of the lock: a guess
+_ABANDONED = "run abandoned at exit: its task did not end in time"
 _STOPPED_BY_FORK = "scheduler stopped in a forked child: start it there if it should run"
 _RUNNING = Status.RUNNING
 _WARNING, _ERROR = 30, 40  # of logging
@@ -1201,19 +1202,33 @@ def _all() -> list[Scheduler]:
 
 @atexit.register
 def _stop_all() -> None:
-    """At the end of the process, wait a while for running tasks and name those that are left."""
-    for scheduler in _all():
-        if scheduler.stop(scheduler._exit_grace):
-            continue
+    """At the end of the process, wait a while for running tasks and name those that are left.
+
+    Each scheduler's ``exit_grace`` counts from here, so many of them wait no longer than one.
+    Ctrl-C ends the wait.
+    """
+    begun, schedulers = monotonic(), _all()
+    try:
+        for scheduler in schedulers:
+            scheduler.stop(0)  # nothing more starts in any while another is waited for
+        for scheduler in schedulers:
+            scheduler.stop(max(0.0, begun + scheduler._exit_grace - monotonic()))
+    except KeyboardInterrupt:
+        pass
+    for scheduler in schedulers:
         for executions in scheduler.running.values():
             for execution in executions:
-                fields = {
-                    "event.name": "background_tasks.run.abandoned",
-                    "background_tasks.task.id": execution.task_id,
-                    "background_tasks.task.name": execution.task_name,
-                    "background_tasks.run.id": execution.id,
-                }
-                log(_ERROR, "run abandoned at exit: its task did not end in time", fields)
+                if execution.status is _RUNNING:
+                    log(_ERROR, _ABANDONED, _abandoned_fields(execution))
+
+
+def _abandoned_fields(execution: Execution) -> dict[str, object]:
+    return {
+        "event.name": "background_tasks.run.abandoned",
+        "background_tasks.task.id": execution.task_id,
+        "background_tasks.task.name": execution.task_name,
+        "background_tasks.run.id": execution.id,
+    }
 
 
 class _Held(threading.local):
