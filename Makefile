@@ -50,8 +50,10 @@ soak: $(READY)  ## Look for leaks over 100,000 tasks, 1,000 lives and thirty day
 	LEAK_TASKS=100000 LEAK_CYCLES=1000 LEAK_DAYS=30 \
 	    $(BIN)/python -m pytest -o faulthandler_timeout=0 --durations=0 tests/test_leaks.py
 
-versions:  ## Run the tests on each Python of 3.10 to 3.13 that is installed
-	@for version in $(VERSIONS); do \
+versions: $(READY)  ## Run the tests on each Python of 3.10 to 3.13 that is installed beside that of .venv
+	@own=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	for version in $(VERSIONS); do \
+	    if [ "$$version" = "$$own" ]; then echo "Python $$version: make test"; continue; fi; \
 	    python=$$(PYENV_VERSION= command -v python$$version || true); \
 	    "$$python" -c '' 2>/dev/null || python=$$(ls -d "$$HOME"/.pyenv/versions/$$version.*/bin/python 2>/dev/null | tail -1); \
 	    if [ -z "$$python" ]; then echo "Python $$version: not installed"; continue; fi; \
