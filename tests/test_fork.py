@@ -329,7 +329,7 @@ def test_a_trigger_that_was_being_asked_is_asked_again() -> None:
             pass
 
     scheduler = Scheduler(1)
-    task = scheduler.add_task(Task("t", int, triggers=[Ready()]))
+    task = scheduler.add_task(Task("t", int, triggers=[Ready(), EventTrigger()]))
     scheduler._engine.to_ask(poll=True)
     assert scheduler.run_tasks() == 0
 
@@ -382,6 +382,21 @@ def test_locks_that_were_held_in_the_parent_are_free() -> None:
     assert scheduler.add_task(Task("t", int, triggers=[PeriodicTrigger(cron_expr="0 6 * * *")]))
     assert schedule.next_after(utc_now())
     assert scheduler.stop(10)
+
+
+def test_all_schedulers_are_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only those whose locks were taken before the fork."""
+    first, second = Scheduler(1), Scheduler(1)
+    monkeypatch.setattr(scheduler_module, "_all", lambda: [first, second])
+    _before_fork()
+
+    scheduler_module._after_fork_in_child()
+
+    assert _held.schedulers == []
+    assert not first._lock.locked()
+    assert not second._lock.locked()
+    assert first.stop(10)
+    assert second.stop(10)
 
 
 # What the parent does

@@ -133,6 +133,8 @@ class Story:
         self.scheduler = scheduler_type(
             self.draw.randint(1, 3), _primitives=self.world.primitives()
         )
+        # One that a story leaves in pieces is nothing for the end of the process to wait for.
+        scheduler._schedulers.pop(id(self.scheduler), None)
         self.moment = 0
         self.interrupts, self.further = _INTERRUPTS, _FURTHER
         self.asked = self.scheduler.add_task(Task("asked", int, history=1000))

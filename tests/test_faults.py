@@ -1,0 +1,450 @@
+"""Faults that schedulers are known for: what a task, a trigger, a listener or the system may do.
+
+Those that belong to one module are tested with it; those of the Go original, the log, the exit
+and forks have files of their own.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import gc
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+import background_tasks
+from background_tasks import (
+    AlreadyAddedError,
+    Change,
+    ChangeKind,
+    EventTrigger,
+    OneTimeTrigger,
+    PeriodicTrigger,
+    Scheduler,
+    Status,
+    Task,
+    Trigger,
+)
+from background_tasks.clock import utc_now
+from background_tasks.logger import lost_lines
+from background_tasks.reporter import _fields, _log, _message
+from tests.conftest import Gate, Watch
+
+
+class Evil(BaseException):
+    """An error that cannot be shown and ends what tries."""
+
+    def __str__(self) -> str:
+        """Raise."""
+        raise SystemExit("evil")
+
+    def __repr__(self) -> str:
+        """Raise."""
+        raise SystemExit("evil")
+
+
+class Slippery(str):
+    """A text that cannot be cut."""
+
+    __slots__ = ()
+
+    def __getitem__(self, _: object) -> str:
+        """Raise."""
+        raise RuntimeError("slippery")
+
+
+class SlipperyError(Exception):
+    """An error whose text cannot be cut."""
+
+    def __str__(self) -> str:
+        """Return a Slippery."""
+        return Slippery("x" * 5000)
+
+
+class Nameless(type):
+    """Makes classes that have no name."""
+
+    def __getattribute__(cls, name: str) -> object:
+        """Raise for the name."""
+        if name in ("__qualname__", "__name__"):
+            raise SystemExit("no name")
+        return super().__getattribute__(name)
+
+
+class NamelessError(Exception, metaclass=Nameless):
+    """An error whose class cannot be asked its name."""
+
+
+# The task function
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (Evil(), "Evil: <cannot be shown>"),
+        (SlipperyError(), "SlipperyError: " + "x" * 2000),
+        (NamelessError("text"), "NamelessError: text"),
+        (asyncio.CancelledError(), "CancelledError"),
+        (MemoryError(), "MemoryError"),
+        (StopIteration(1), "StopIteration: 1"),
+    ],
+    ids=["evil", "slippery", "nameless", "cancelled", "memory", "stop iteration"],
+)
+def test_any_error_frees_its_slot(error: BaseException, text: str) -> None:
+    """It is recorded as text, whatever showing it raises, and the same slot runs the next task."""
+    with Scheduler(1) as scheduler:
+        bad = scheduler.add_task(Task("bad", _raiser(error)))
+        good = scheduler.add_task(Task("good", int))
+        for task in (bad, good):
+            scheduler.release_task(task.id)
+        assert scheduler.wait_idle(10)
+
+    assert bad.execution_hist[0].error == text
+    assert good.execution_hist[0].status == Status.SUCCESS
+
+
+def test_no_error_is_printed_by_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even SystemExit is recorded rather than left to the end of the thread."""
+    seen: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", seen.append)
+    with Scheduler(1) as scheduler:
+        for error in (ValueError(), SystemExit(3), KeyboardInterrupt(), Evil()):
+            scheduler.release_task(scheduler.add_task(Task("t", _raiser(error))).id)
+        assert scheduler.wait_idle(10)
+        assert scheduler.stats().failed == 4
+
+    assert seen == []
+
+
+def test_a_long_chain_of_causes_is_cut(scheduler: Scheduler) -> None:
+    """Its end, which is the error itself, is kept."""
+
+    def fail() -> None:
+        cause = ValueError("first")
+        for number in range(300):
+            error = ValueError(f"number {number}")
+            error.__cause__, cause = cause, error
+        raise cause
+
+    execution = scheduler.run_task(scheduler.add_task(Task("t", fail)).id)
+
+    assert execution.error == "ValueError: number 299"
+    assert len(execution.traceback) <= 16_000
+    assert execution.traceback.endswith("ValueError: number 299\n")
+
+
+def test_arguments_are_shared_references(scheduler: Scheduler) -> None:
+    """A function that changes one changes it for the next run, as documented."""
+    mine: list[int] = []
+
+    def grow(given: list[int]) -> int:
+        given.append(len(given))
+        return len(given)
+
+    task = scheduler.add_task(Task("t", grow, args=[mine]))
+
+    assert [scheduler.run_task(task.id).results for _ in range(2)] == [1, 2]
+
+
+# Triggers and listeners
+
+
+def test_a_trigger_that_blocks_holds_nobody_up() -> None:
+    """It is asked under no lock: every method returns and other tasks run meanwhile."""
+    asked, leave = threading.Event(), threading.Event()
+
+    class Blocking(Trigger):
+        def is_ready(self) -> bool:
+            asked.set()
+            return not leave.wait(10)
+
+        def reset(self) -> None:
+            pass
+
+    with Scheduler(1) as scheduler:
+        scheduler.add_task(Task("blocking", int, triggers=[Blocking()]))
+        assert asked.wait(10)
+
+        ran = threading.Event()
+        other = scheduler.add_task(Task("other", ran.set))
+        scheduler.release_task(other.id)
+        assert ran.wait(10)
+        assert scheduler.stats().tasks == 2
+        assert len(scheduler.upcoming()) == 0
+        leave.set()
+
+
+class Undecided:
+    """An answer that is neither yes nor no."""
+
+    def __bool__(self) -> bool:
+        """Raise."""
+        raise SystemExit("undecided")
+
+
+@pytest.mark.parametrize("answer", [1, "yes", [0], object()], ids=repr)
+def test_a_trigger_may_answer_with_any_truth(scheduler: Scheduler, answer: object) -> None:
+    """What is true means ready; one run a tick comes of it."""
+    task = scheduler.add_task(Task("t", int, triggers=[_trigger(lambda: answer)]))
+
+    assert scheduler.run_tasks() == 1
+    task.enabled = False  # or it would be ready again and again
+    assert scheduler.wait_idle(10)
+    assert task.quarantine is None
+
+
+def test_a_trigger_without_an_answer_is_quarantined(scheduler: Scheduler) -> None:
+    """An answer that raises is an error of the trigger."""
+    task = scheduler.add_task(Task("t", int, triggers=[_trigger(Undecided)]))
+
+    assert scheduler.run_tasks() == 0
+    assert task.quarantine == "its trigger Made raised SystemExit: undecided"
+
+
+@pytest.mark.parametrize(
+    "due",
+    [
+        float("nan"),
+        float("inf"),
+        -0.0,
+        "tomorrow",
+        datetime(2026, 1, 1),  # noqa: DTZ001
+        datetime.min.replace(tzinfo=timezone(timedelta(hours=14))),
+        datetime(2026, 1, 1, tzinfo=timezone.utc),
+    ],
+    ids=["nan", "inf", "zero", "text", "naive", "before time", "past"],
+)
+def test_a_trigger_that_lies_about_its_time_is_quarantined(
+    scheduler: Scheduler, due: object
+) -> None:
+    """Anything but an aware datetime that lies ahead is refused; nothing spins."""
+    task = scheduler.add_task(Task("t", int, triggers=[_trigger(lambda: False, due)]))
+
+    scheduler.run_tasks()
+
+    assert not task.enabled
+    assert task.quarantine is not None
+    assert task.quarantine.startswith("its trigger Made raised Invalid")
+
+
+@pytest.mark.parametrize("error", [ValueError(), SystemExit(), KeyboardInterrupt(), Evil()])
+def test_a_listener_may_raise_at_every_change(error: BaseException) -> None:
+    """The run is unharmed, the worker lives on, and the other listeners are told all of it."""
+    scheduler = Scheduler(1)
+    scheduler.add_listener(_raiser(error, takes=1))
+    watch = Watch(scheduler)
+    with scheduler:
+        for _ in range(2):
+            task = scheduler.add_task(Task("t", int, triggers=[OneTimeTrigger(delay=0)]))
+            watch.wait_for(ChangeKind.TASK_REMOVED)
+            watch.changes.clear()
+            assert task.execution_hist[0].status == Status.SUCCESS
+
+
+def test_a_listener_that_blocks_holds_up_one_thread_only() -> None:
+    """Others leave it their changes; it is told them in order once it returns."""
+    entered, leave = threading.Event(), threading.Event()
+    seen: list[ChangeKind] = []
+
+    def listen(change: Change) -> None:
+        seen.append(change.kind)
+        entered.set()
+        leave.wait(10)
+
+    scheduler = Scheduler(1)
+    scheduler.add_listener(listen)
+    starting = threading.Thread(target=scheduler.start)
+    starting.start()
+    assert entered.wait(10)
+    task = scheduler.add_task(Task("t", int))
+    scheduler.run_task(task.id)
+    assert seen == [ChangeKind.STARTED]
+
+    leave.set()
+    starting.join(10)
+    assert scheduler.wait_idle(10)
+    assert seen[1:] == [
+        ChangeKind.TASK_ADDED,
+        ChangeKind.RUN_RELEASED,
+        ChangeKind.RUN_STARTED,
+        ChangeKind.RUN_SUCCEEDED,
+    ]
+    assert scheduler.stop(10)
+
+
+@pytest.mark.parametrize("kind", ChangeKind)
+def test_no_field_has_a_name_that_logging_takes(
+    kind: ChangeKind, scheduler: Scheduler, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every change can be logged with every field on every Python."""
+    caplog.set_level(logging.DEBUG, "background_tasks")
+    task = scheduler.add_task(Task("t", _raiser(ValueError("text"))))
+    execution = scheduler.run_task(task.id)
+    execution.missed = 1
+    change = Change(
+        kind=kind, at=utc_now(), task_id=0, task_name="t", execution=execution, reason="why"
+    )
+    before = lost_lines()
+
+    _log(change)
+
+    assert lost_lines() == before
+    assert caplog.records[-1].getMessage() == _message(change)
+    assert _fields(change).items() <= vars(caplog.records[-1]).items()
+
+
+# The registry and events
+
+
+def test_a_task_that_runs_cannot_be_added_again(gate: Gate) -> None:
+    """Nor one that was removed meanwhile: an old run never counts for a new one."""
+    with Scheduler(1) as scheduler:
+        task = scheduler.add_task(Task("t", gate))
+        scheduler.release_task(task.id)
+        gate.wait_entered()
+        scheduler.remove_task(task.id)
+
+        with pytest.raises(AlreadyAddedError):
+            scheduler.add_task(task)
+        gate.leave.set()
+        assert scheduler.wait_idle(10)
+
+    assert [run.status for run in task.execution_hist] == [Status.SUCCESS]
+
+
+def test_a_burst_of_signals_that_merge_takes_no_memory(scheduler: Scheduler) -> None:
+    """However many are fired, one waits."""
+    changed = EventTrigger(coalesce=True)
+    scheduler.add_task(Task("t", int, triggers=[changed]))
+
+    for number in range(100_000):
+        assert changed.fire(number)
+
+    assert changed.waiting == 1
+    assert len(scheduler._engine.rung) == 1
+
+
+def test_a_scheduler_that_is_gone_leaves_a_trigger_that_takes_signals() -> None:
+    """They wait for nobody, and nothing breaks."""
+    changed = EventTrigger()
+    scheduler = Scheduler(1)
+    scheduler.add_task(Task("t", int, triggers=[changed]))
+    assert scheduler.stop()
+    del scheduler
+    gc.collect()
+
+    assert changed.fire()
+    assert changed.waiting == 1
+
+
+# The lifecycle
+
+
+def test_an_error_in_the_body_of_with(gate: Gate) -> None:
+    """It goes on to the caller once running tasks have ended."""
+    ended = threading.Event()
+    scheduler = Scheduler(1)
+
+    def work() -> None:
+        gate()
+        ended.set()
+
+    def body() -> None:
+        with scheduler:
+            scheduler.release_task(scheduler.add_task(Task("t", work)).id)
+            gate.wait_entered()
+            gate.leave.set()
+            raise ValueError("of the body")
+
+    with pytest.raises(ValueError, match="of the body"):
+        body()
+
+    assert ended.is_set()
+    assert repr(scheduler).startswith("<Scheduler stopped:")
+
+
+def test_cycles_of_start_and_stop_leave_nothing_behind() -> None:
+    """No thread, no file and no scheduler, without the help of the collector."""
+    fds = Path("/proc/self/fd")
+
+    def cycle() -> weakref.ref[Scheduler]:
+        ran = threading.Event()
+        with Scheduler(2) as scheduler:
+            scheduler.add_task(Task("t", ran.set, triggers=[OneTimeTrigger(delay=0)]))
+            scheduler.add_task(Task("p", int, triggers=[PeriodicTrigger(interval=60)]))
+            assert ran.wait(10)
+        return weakref.ref(scheduler)
+
+    cycle()
+    gc.collect()
+    threads, files = threading.active_count(), len(os.listdir(fds)) if fds.exists() else 0
+    for _ in range(50):
+        gone = cycle()
+
+    gc.collect()
+    assert gone() is None
+    assert threading.active_count() == threads
+    assert (len(os.listdir(fds)) if fds.exists() else 0) == files
+
+
+# Security
+
+
+@pytest.mark.parametrize("name", ["socket", "http", "marshal", "shelve", "importlib", "ctypes"])
+def test_no_module_opens_a_door(name: str) -> None:
+    """No socket is opened, nothing is stored or loaded that could be code."""
+    users = {
+        path.stem
+        for path in Path(background_tasks.__path__[0]).glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if name in _imported(node)
+    }
+
+    assert users == set()
+
+
+def test_no_module_evaluates_text() -> None:
+    """Neither eval nor exec nor compile is called."""
+    for path in Path(background_tasks.__path__[0]).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in ("eval", "exec", "compile", "__import__")
+
+
+def _imported(node: ast.AST) -> set[str]:
+    if isinstance(node, ast.ImportFrom):
+        return {(node.module or "").partition(".")[0]}
+    if isinstance(node, ast.Import):
+        return {alias.name.partition(".")[0] for alias in node.names}
+    return set()
+
+
+def _trigger(answer: Callable[[], object], due: object = None) -> Trigger:
+    class Made(Trigger):
+        def is_ready(self) -> bool:
+            return answer()  # type: ignore[return-value]
+
+        def reset(self) -> None:
+            pass
+
+        def next_fire_time(self) -> datetime | None:
+            return due  # type: ignore[return-value]
+
+    return Made()
+
+
+def _raiser(error: BaseException, takes: int = 0) -> Callable[..., None]:
+    def fail() -> None:
+        raise error
+
+    def fail_with(_: object) -> None:
+        raise error
+
+    return fail_with if takes else fail
