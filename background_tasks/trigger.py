@@ -586,6 +586,9 @@ class EventTrigger(Trigger):
             return False
         owner = self._owner
         self._signals.append((event, utc_now() if owner is None else owner.now()))
+        if self._closed:  # meanwhile: nobody will look here again
+            self._signals.clear()
+            return False
         if owner is None:
             owner = self._owner  # it may have been added meanwhile, before the signal was there
         if owner is not None:

@@ -1039,6 +1039,20 @@ def test_a_closed_trigger_takes_no_signals() -> None:
     assert (made.waiting, owner.signals) == (0, [made])
 
 
+def test_closed_while_a_signal_is_fired(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closed after the look and before the signal was there, it was not taken."""
+    made = EventTrigger()
+
+    def close_and_tell_the_time() -> datetime:
+        made.close()
+        return at("10:00:00")
+
+    monkeypatch.setattr(trigger, "utc_now", close_and_tell_the_time)
+
+    assert not made.fire()
+    assert made.waiting == 0
+
+
 def test_is_ready_while_a_signal_waits() -> None:
     """A reset does not use it up: the release does that makes a run of it."""
     made = EventTrigger()
