@@ -375,6 +375,10 @@ class Gates:
         self._readings: tuple[GateReading, ...] = ()  # replaced by the sampling thread
         self._closed: tuple[GateReading, ...] = ()  # those of _readings; replaced after it
 
+    def __len__(self) -> int:
+        """Return how many gates there are."""
+        return len(self._gates)
+
     def due(self, now: float) -> bool:
         """Return whether to sample at *now*, monotonic seconds; never when there is no gate."""
         return bool(self._gates) and now >= self._next

@@ -161,7 +161,7 @@ class Scheduler:
         self._rules = Rules(
             lanes=lanes,
             capacity=capacity,
-            has_gates=self._gates.wait(0.0) is not None,
+            has_gates=len(self._gates) > 0,
             ungated_priority=ungated_priority,
             max_defer=checks.seconds("max_defer", max_defer),
         )

@@ -1,8 +1,8 @@
 """What is described and what is recorded: `Task`, `RetryPolicy`, `Execution` and `Status`.
 
-No thread, lock or clock. A Task that was added is changed by its scheduler only, under the
-scheduler's lock; an Execution belongs to the scheduler until it has ended and is never changed
-after that.
+No thread, lock or clock, but for the event that `Execution.wait` waits on. A Task that was added
+is changed by its scheduler only, under the scheduler's lock; an Execution belongs to the scheduler
+until it has ended and is never changed after that.
 """
 
 from __future__ import annotations
