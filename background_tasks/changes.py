@@ -6,7 +6,9 @@ import logging
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+from typing import Any
 
+from background_tasks.plain import to_dict
 from background_tasks.task import Execution
 
 __all__ = ["Change", "ChangeKind"]
@@ -71,3 +73,7 @@ class Change:
     task_name: str = ""
     execution: Execution | None = None
     reason: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as values that JSON has: instants as ISO 8601 text."""
+        return to_dict(self)

@@ -30,6 +30,7 @@ from background_tasks.changes import Change, ChangeKind
 from background_tasks.checks import seconds_text
 from background_tasks.gates import GateReading
 from background_tasks.heap import Entry
+from background_tasks.plain import to_dict
 from background_tasks.ready import Ready
 from background_tasks.resources import added
 from background_tasks.run import Outcome, Run
@@ -119,6 +120,10 @@ class Stats:
     retries: int = 0
     skipped: int = 0
     tasks: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as values that JSON has."""
+        return to_dict(self)
 
 
 @dataclass(frozen=True, slots=True)

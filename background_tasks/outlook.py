@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
 from operator import itemgetter
+from typing import Any
 
 from background_tasks.engine import Pending
+from background_tasks.plain import to_dict
 from background_tasks.task import Execution, Status, Task
 from background_tasks.trigger import TimedTrigger, Trigger
 
@@ -41,6 +43,10 @@ class Upcoming:
     is_retry: bool = False
     reason: str = ""
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as values that JSON has: instants as ISO 8601 text."""
+        return to_dict(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
@@ -66,6 +72,10 @@ class Waiting:
     released_at: datetime | None
     reason: str = ""
     latest_start: datetime | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as values that JSON has: instants as ISO 8601 text."""
+        return to_dict(self)
 
 
 def upcoming(

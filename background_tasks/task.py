@@ -27,6 +27,7 @@ from background_tasks.errors import (
     TaskNotFoundError,
     TaskTimeoutError,
 )
+from background_tasks.plain import to_dict
 from background_tasks.resources import NO_COST, Cost, Resources
 from background_tasks.trigger import Arm, Trigger
 
@@ -290,6 +291,17 @@ class Execution:
     def copy(self) -> Execution:
         """Return it as it stands now, in an object of its own."""
         return replace(self, _bell=None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as values that JSON has: instants as ISO 8601 text, durations in seconds.
+
+        ``event`` and ``results`` are left out: they may be secret, and need not be JSON.
+        """
+        return to_dict(
+            self,
+            leave_out=("event", "results"),
+            add=("cancelled", "lateness", "queue_time", "resources"),
+        )
 
     def __repr__(self) -> str:
         """Name the run and where it stands; never its event or results, which may be secret."""
