@@ -11,6 +11,7 @@ from background_tasks.errors import (
     InvalidValueError,
     LostWorkerError,
     MissingExtraError,
+    RemoteError,
     TaskCancelledError,
     TaskNotFoundError,
     TaskTimeoutError,
@@ -18,7 +19,7 @@ from background_tasks.errors import (
 from background_tasks.gates import CpuPressure, Gate, GateReading, LoadPerCpu, MemoryAvailable
 from background_tasks.logger import configure_logging
 from background_tasks.outlook import Upcoming, Waiting
-from background_tasks.resources import Resources
+from background_tasks.resources import Resources, Summary, Usage
 from background_tasks.scheduler import Scheduler
 from background_tasks.task import (
     Execution,
@@ -50,18 +51,21 @@ __all__ = [
     "MissingExtraError",
     "OneTimeTrigger",
     "PeriodicTrigger",
+    "RemoteError",
     "Resources",
     "Retry",
     "RetryPolicy",
     "Scheduler",
     "Stats",
     "Status",
+    "Summary",
     "Task",
     "TaskCancelledError",
     "TaskNotFoundError",
     "TaskTimeoutError",
     "Trigger",
     "Upcoming",
+    "Usage",
     "Waiting",
     "configure_logging",
     "current_execution",

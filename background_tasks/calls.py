@@ -7,16 +7,19 @@ holds on to every local of every frame it passed.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from contextvars import copy_context
 from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType, TracebackType
 
 from background_tasks.task import Execution, running_events, running_execution
 
-__all__ = ["call_function", "stack_text", "traceback_text"]
+__all__ = ["Around", "call_function", "call_within", "stack_text", "traceback_text"]
 
 _FRAMES = 20  # the innermost ones; a RecursionError has thousands
 _LONGEST_TRACEBACK = 16_000  # characters
+# Makes what is to be around an attempt, which is of the run that is given to it.
+Around = Callable[[Execution], AbstractContextManager[object]]
 _NOT_DONE = (CoroutineType, GeneratorType, AsyncGeneratorType)
 
 
@@ -26,18 +29,45 @@ def call_function(
     args: tuple[object, ...],
     kwargs: Mapping[str, object],
     events: Callable[[], object] | None = None,
+    around: Iterable[Around] = (),
 ) -> object:
     """Return ``function(*args, **kwargs)``, called for *execution*.
 
     The call has a context of its own, so what it sets in context variables is gone after it. In
     the caller of ``run_task`` the context is a copy of the caller's. *events* makes what
-    ``Execution.wait`` waits on; None is ``threading.Event``.
+    ``Execution.wait`` waits on; None is ``threading.Event``. *around* is as in `call_within`.
 
     Raises:
         TypeError: What it returned would have to be awaited or iterated.
         BaseException: What it raised.
     """
-    return copy_context().run(_call, execution, function, args, kwargs, events)
+    context = copy_context()
+    if not around:
+        return context.run(_call, execution, function, args, kwargs, events)
+
+    def call() -> object:
+        return _call(execution, function, args, kwargs, events)
+
+    return context.run(_within, execution, call, around)
+
+
+def call_within(
+    execution: Execution, call: Callable[[], object], around: Iterable[Around]
+) -> object:
+    """Return ``call()``, made inside the context managers that *around* makes, the first outermost.
+
+    In a context of its own. None is returned when one of them swallows what *call* raised.
+    """
+    return copy_context().run(_within, execution, call, around)
+
+
+def _within(execution: Execution, call: Callable[[], object], around: Iterable[Around]) -> object:
+    running_execution.set(execution)
+    with ExitStack() as stack:
+        for make in around:
+            stack.enter_context(make(execution))
+        return call()
+    return None  # one of them swallowed the error
 
 
 def _call(

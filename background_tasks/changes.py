@@ -38,9 +38,11 @@ class ChangeKind(str, Enum):
     TASK_ADDED = "task.added", logging.DEBUG
     TASK_REMOVED = "task.removed", logging.DEBUG
     TASK_QUARANTINED = "task.quarantined", logging.ERROR  # a trigger raised: it is disabled
+    OCCURRENCE_SKIPPED = "occurrence.skipped", logging.DEBUG  # a time or signal without a run
     RUN_RELEASED = "run.released", logging.DEBUG  # it waits for its turn
     RUN_STARTED = "run.started", logging.DEBUG  # an attempt begins
     RUN_OVERDUE = "run.overdue", logging.WARNING  # an attempt runs longer than its timeout
+    ATTEMPT_FAILED = "attempt.failed", logging.DEBUG  # the function raised; what follows is told
     RUN_RETRYING = "run.retrying", logging.WARNING  # an attempt failed; the next is planned
     RUN_STUCK = "run.stuck", logging.ERROR  # asked to give up, it goes on; with its stack
     RUN_CANCELLED = "run.cancelled", logging.WARNING
@@ -63,16 +65,22 @@ class Change:
         at: When, an aware UTC datetime.
         task_id: The ID of the task; None for a change of the scheduler.
         task_name: Its name, "" for a change of the scheduler.
+        priority: Its priority; None for a change of the scheduler.
+        enabled: Whether it was enabled; None for a change of the scheduler.
         execution: The run as it stood then, in an object of its own; None for other changes.
         reason: More about it, such as the error of a trigger or the delay of a retry.
+        skipped: How many occurrences were skipped; 0 for other changes.
     """
 
     kind: ChangeKind
     at: datetime
     task_id: int | None = None
     task_name: str = ""
+    priority: int | None = None
+    enabled: bool | None = None
     execution: Execution | None = None
     reason: str = ""
+    skipped: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as values that JSON has: instants as ISO 8601 text."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from contextvars import Context
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from itertools import islice
@@ -32,7 +33,7 @@ from background_tasks.gates import GateReading
 from background_tasks.heap import Entry
 from background_tasks.plain import to_dict
 from background_tasks.ready import Ready
-from background_tasks.resources import added
+from background_tasks.resources import added, tallied
 from background_tasks.run import Outcome, Run
 from background_tasks.task import TIMED_OUT, WAS_CANCELLED, WAS_STOPPED, Execution, Status, Task
 from background_tasks.trigger import Arm, TimedTrigger, Trigger, arms_of, trigger_of
@@ -76,6 +77,8 @@ _GATE_NEWS = {
     "recovered": ChangeKind.GATE_RECOVERED,
 }
 _FORKED = "the process was forked while it ran: it goes on in the parent"
+_DISABLED = "its task is disabled"
+_STANDS_FOR_IT = "a run that waits stands for it"
 _NO_TIME = timedelta(0)
 _LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
 _STEP = timedelta(seconds=1)  # below it a clock is slewed rather than set
@@ -166,7 +169,7 @@ def _may_run(task: Task) -> bool:
 def _behind(task: Task) -> str:
     """Return what keeps a run that is not at the head of its task from its turn."""
     if not task._enabled:
-        return "its task is disabled"
+        return _DISABLED
     if task._running >= task.max_instances:
         return _busy_text(task)
     return "another run of its task is first"
@@ -174,6 +177,13 @@ def _behind(task: Task) -> str:
 
 def _busy_text(task: Task) -> str:
     return f"max_instances of its task, {task.max_instances}, run already"
+
+
+def _forget_oldest(task: Task, latest: Execution) -> None:
+    """Keep of the oldest execution what it cost; that is *latest* in a task without a history."""
+    oldest = task._history.pop(0) if task._history else latest
+    if oldest.attempts:
+        task._tally = tallied(task._tally, oldest._cost)
 
 
 def _either(given: timedelta | None, otherwise: timedelta) -> timedelta:
@@ -433,8 +443,8 @@ class Engine:
             self.ring(arm)  # which `release` then counts
             return 0
         if (signal := arm._arm_signals.take_signal()) is not None:
-            event, at = signal
-            return self._release(task, arm, at, now, event)
+            event, at, origin = signal
+            return self._release(task, arm, at, now, event, origin=origin)
         return self._release(task, None, now, now)
 
     def rearmed(self, arm: Arm, due: datetime | None, now: datetime) -> None:
@@ -519,7 +529,7 @@ class Engine:
         released = 0
         if not task._enabled:
             count, _ = trigger.take(now)
-            self._skipped += count
+            self._pass_over(task, count, now, _DISABLED)
             trigger.ended(now)  # with no run to end, "delay" counts from here
         elif task.missed == "all":
             released = self._catch_up(trigger, now)
@@ -537,13 +547,14 @@ class Engine:
         count, at = trigger.take(now)
         if trigger._arm_run is not None:
             trigger._arm_run.execution.missed += count
-            self._skipped += count
+            self._pass_over(task, count, now, _STANDS_FOR_IT)
             return 0
         if task.missed == "skip" and now - at > _either(task.misfire_grace, self._on_time):
-            self._skipped += count
+            self._pass_over(task, count, now, "it is late")
             trigger.ended(now)
             return 0
-        self._skipped += count - 1
+        if count > 1:
+            self._pass_over(task, count - 1, now, "the run of a later one stands for it")
         return self._release_timely(trigger, at, now, count - 1)
 
     def _catch_up(self, trigger: TimedTrigger, now: datetime) -> int:
@@ -556,10 +567,17 @@ class Engine:
         else:
             if trigger.due is not None and trigger.due <= now:
                 count, _ = trigger.take(now)
-                self._skipped += count
+                reason = f"more than {MAX_CATCH_UP} were missed"
+                self._pass_over(trigger._arm_task, count, now, reason)
                 if trigger._arm_run is not None:
                     trigger._arm_run.execution.missed += count
         return released
+
+    def _pass_over(self, task: Task, count: int, now: datetime, reason: str) -> None:
+        """Count occurrences that make no run of their own."""
+        self._skipped += count
+        if self.level <= _QUIET_LEVEL:
+            self.note(ChangeKind.OCCURRENCE_SKIPPED, now, task, reason=reason, skipped=count)
 
     def _release_timely(
         self, trigger: TimedTrigger, at: datetime, now: datetime, missed: int
@@ -583,20 +601,23 @@ class Engine:
         taken = released = 0
         while taken < most and (signal := trigger.take_signal()) is not None:
             taken += 1
-            event, at = signal
+            event, at, origin = signal
             if trigger.coalesce and arm._arm_run is not None:
-                arm._arm_run.execution.event = event
-                arm._arm_run.execution.missed += 1
-                self._skipped += 1
+                waiting: Execution = arm._arm_run.execution
+                waiting.event, waiting._origin = event, origin
+                waiting.missed += 1
+                self._pass_over(task, 1, now, _STANDS_FOR_IT)
             else:
-                released += self._release(task, arm, at, now, event)
+                released += self._release(task, arm, at, now, event, origin=origin)
         if trigger.waiting:
             self.ring(arm)
         return taken, released
 
-    def request(self, task: Task, event: object, now: datetime) -> None:
-        """Release a run of the task because somebody asked for one."""
-        self._release(task, None, now, now, event)
+    def request(
+        self, task: Task, event: object, now: datetime, origin: Context | None = None
+    ) -> None:
+        """Release a run of the task because somebody asked for one, in the context *origin*."""
+        self._release(task, None, now, now, event, origin=origin)
 
     def _release(
         self,
@@ -606,9 +627,11 @@ class Engine:
         now: datetime,
         event: object = None,
         missed: int = 0,
+        origin: Context | None = None,
     ) -> int:
         """Make a run and queue it; return 1, or 0 when it was skipped."""
         run = Run(task, arm, self._execution(task, at, now, event, missed))
+        run.execution._origin = origin
         if task._running >= task.max_instances and task.overlap == "skip":
             self._skip(run, now)
             return 0
@@ -743,9 +766,12 @@ class Engine:
             self._promote(task, now)
         return run
 
-    def take_inline(self, task: Task, event: object, now: datetime) -> Run:
+    def take_inline(
+        self, task: Task, event: object, now: datetime, origin: Context | None = None
+    ) -> Run:
         """Start a run of the task outside of slots, queues and ``max_instances``."""
         run = Run(task, None, self._execution(task, now, now, event, 0))
+        run.execution._origin = origin
         run.is_inline = True
         if self.level <= _QUIET_LEVEL:
             self.note(_RELEASED, now, task, run)
@@ -809,6 +835,8 @@ class Engine:
         is_first = execution.attempts == 1
         execution._cost = outcome.cost if is_first else added(execution._cost, outcome.cost)
         execution.error, execution.traceback = outcome.error, outcome.traceback
+        if outcome.error and self.level <= _QUIET_LEVEL:
+            self.note(ChangeKind.ATTEMPT_FAILED, now, task, run)
         if not outcome.error:
             if task.keep_results:
                 execution.results = outcome.results
@@ -911,12 +939,13 @@ class Engine:
         execution.ended_at = now
         self.live.pop(execution.id, None)
         self._counted[status] += 1
+        execution._origin = None
         if task.history:
             if task._history is None:
                 task._history = []
             task._history.append(execution)
-            if len(task._history) > task.history:
-                del task._history[0]
+        if not task.history or len(task._history) > task.history:  # type: ignore[arg-type] # made
+            _forget_oldest(task, execution)
         if self.level <= _SUCCEEDED_LEVEL or status is not _SUCCESS:
             self.note(_ENDS[status], now, task, run, reason=reason)
         if task._is_removed:
@@ -1216,6 +1245,7 @@ class Engine:
         run: Run | None = None,
         *,
         reason: str = "",
+        skipped: int = 0,
     ) -> None:
         """Leave a change to be told, unless nobody wants to hear of it."""
         if kind.level < self.level:
@@ -1226,7 +1256,10 @@ class Engine:
                 at=now,
                 task_id=None if task is None else task.id,
                 task_name="" if task is None else task.name,
+                priority=None if task is None else task._priority,
+                enabled=None if task is None else task._enabled,
                 execution=None if run is None else run.execution.copy(),
                 reason=reason,
+                skipped=skipped,
             )
         )

@@ -12,11 +12,13 @@
     ├── TaskNotFoundError      (LookupError)  no task has that ID
     ├── MissingExtraError      (ImportError)  an optional dependency is not installed
     ├── ExecutorBrokenError    (RuntimeError) the executor takes no call any more
-    └── LostWorkerError        (RuntimeError) nobody knows how a run in an executor ended
+    ├── LostWorkerError        (RuntimeError) nobody knows how a run in an executor ended
+    └── RemoteError            (RuntimeError) a function failed in another process
 
 Each is also the builtin a caller would expect, so ``except ValueError`` works too. An error of
 a task's own function is never raised here: it is recorded on the task's Execution. Nor are the
-last two: they are what an Execution names, and what a RetryPolicy may.
+last three: the first two are what an Execution names, and what a RetryPolicy may; the last is what
+the context managers of ``around`` see.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ __all__ = [
     "InvalidValueError",
     "LostWorkerError",
     "MissingExtraError",
+    "RemoteError",
     "TaskCancelledError",
     "TaskNotFoundError",
     "TaskTimeoutError",
@@ -99,4 +102,12 @@ class LostWorkerError(BackgroundTasksError, RuntimeError):
 
     The function may have run to its end, half or not at all. Name it in ``retry_on`` of tasks that
     may be run twice.
+    """
+
+
+class RemoteError(BackgroundTasksError, RuntimeError):
+    """A function failed in an executor's process; the text is that of its error.
+
+    The error itself stays over there: this one passes through the context managers of
+    ``Scheduler(around=...)`` in its place, and no further.
     """

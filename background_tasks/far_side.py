@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from background_tasks.calls import call_function, traceback_text
 from background_tasks.checks import error_text
-from background_tasks.resources import NO_COST, Cost, read, spent
+from background_tasks.resources import NO_COST, Cost, meter_of
 from background_tasks.task import Execution, Retry
 
 __all__ = ["Report", "call_there", "kind_of", "unpacked"]
@@ -51,6 +51,7 @@ def call_there(
     args: tuple[object, ...],
     kwargs: Mapping[str, object],
     keep_results: bool,
+    extras: tuple[str, ...] = (),
 ) -> tuple[Any, ...]:
     """Call ``function(*args, **kwargs)`` and return a `Report` as a plain tuple; never raises.
 
@@ -62,13 +63,15 @@ def call_there(
         args: Its positional arguments.
         kwargs: Its keyword arguments.
         keep_results: Whether what it returns is to be sent back.
+        extras: What is to be measured beside the usual, as far as this machine can.
     """
-    before = read()
+    meter = meter_of(extras)
+    before = meter.read()
     try:
         results = call_function(execution, function, args, kwargs)
     except BaseException as error:  # SystemExit and KeyboardInterrupt included
-        return tuple(_report_of(error, spent(before, read())))
-    cost = spent(before, read())
+        return tuple(_report_of(error, meter.spent(before, meter.read())))
+    cost = meter.spent(before, meter.read())
     data, note = _packed(results) if keep_results else (None, "")
     return tuple(Report(results=data, note=note, cost=cost))
 

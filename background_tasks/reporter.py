@@ -111,6 +111,8 @@ def _fields(change: Change) -> dict[str, object]:
         fields["background_tasks.task.name"] = change.task_name
     if change.execution is not None:
         fields.update(_run_fields(change.execution))
+    if change.skipped:
+        fields["background_tasks.skipped"] = change.skipped
     if change.reason:
         fields["background_tasks.reason"] = change.reason
     return fields
@@ -129,6 +131,8 @@ def _run_fields(execution: Execution) -> dict[str, object]:
     if execution.ended_at is not None:
         fields["background_tasks.run.duration_s"] = round(execution.resources.wall, 6)
         fields["background_tasks.run.cpu_s"] = round(execution.resources.cpu, 6)
+    if execution.trace_id:
+        fields["trace_id"], fields["span_id"] = execution.trace_id, execution.span_id
     if execution.missed:
         fields["background_tasks.run.missed"] = execution.missed
     if execution.error:

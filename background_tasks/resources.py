@@ -1,79 +1,362 @@
-"""What one execution cost, as far as the thread that ran it can know.
+"""What one execution cost, as far as the thread that ran it can know, and what a task's did in sum.
 
-Counted is the CPU time of that thread alone: not that of threads or processes the task started,
-nor of the thread pools inside C libraries. A wall time far above the CPU time means that the task
-waited, for the network or for its turn at the interpreter.
+Counted is what that one thread used: its CPU time, page faults, context switches, blocks and
+bytes. Not counted is what the task has done for it by others: by threads and processes that it
+started, by the thread pools inside C libraries, by an executor on another machine but for the
+thread that called the function there. A wall time far above the CPU time means that the task
+waited, for the network or for its turn at the interpreter; the context switches tell of both.
 """
 
 from __future__ import annotations
 
+import os
+import threading
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from itertools import zip_longest
+from operator import add, itemgetter
+from typing import Any, NamedTuple
 
+from background_tasks import checks
 from background_tasks.clock import monotonic
+from background_tasks.errors import InvalidTypeError, InvalidValueError
+from background_tasks.plain import to_dict
 
 try:
     import resource
 except ImportError:  # pragma: no cover - Windows has no resource module
     resource = None  # type: ignore[assignment]
 
-__all__ = ["NO_COST", "Cost", "Reading", "Resources", "added", "read", "spent"]
+__all__ = [
+    "BASIC",
+    "NO_COST",
+    "NO_TALLY",
+    "Cost",
+    "Meter",
+    "Reading",
+    "Resources",
+    "Summary",
+    "Tally",
+    "Usage",
+    "added",
+    "extras_of",
+    "meter_of",
+    "tallied",
+    "usage_of",
+]
+
+_EXTRAS = ("io", "rss")
+_IO_FILE = "/proc/thread-self/io"
+_SIZE_FILE = "/proc/self/statm"
+_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)  # Windows has none, nor /proc
 
 
 class Resources(NamedTuple):
     """What an execution cost: the sum over its attempts, without the waits between them.
+
+    None is what nothing has measured: no attempt was made, the platform does not count it, or
+    nobody asked for it with ``Scheduler(resources=...)``. Numbers are whole, but in a mean.
 
     Attributes:
         wall: Seconds from the function's call to its return.
         cpu_user: CPU seconds of the thread in user mode; all of the CPU time where the platform
             does not tell the modes apart.
         cpu_system: CPU seconds of the thread in the kernel.
+        minor_faults: Pages that the thread touched first, or again after the kernel took them
+            away, which needed no disk; each is a page, 4 KiB on most machines, so they tell how
+            much memory it went through.
+        major_faults: Pages that had to be read from a disk.
+        voluntary_switches: How often the thread waited: for a lock, a file, the network, a sleep
+            or the interpreter's lock.
+        involuntary_switches: How often the kernel gave its CPU to another thread.
+        blocks_read: Blocks of 512 bytes that were read from a disk for it; none for a file that
+            lies in the cache.
+        blocks_written: Blocks of 512 bytes that it made dirty, to be written to a disk later.
+        bytes_read: With ``"io"``: bytes that its ``read`` calls returned, from files, pipes and
+            caches alike; what a socket's ``recv`` returned is not counted.
+        bytes_written: With ``"io"``: bytes that it gave to ``write`` calls, likewise.
+        process_rss: With ``"rss"``: bytes of memory that the whole process had resident when the
+            attempt ended, whichever task they belong to; of several attempts the largest.
     """
 
     wall: float = 0.0
     cpu_user: float = 0.0
     cpu_system: float = 0.0
+    minor_faults: float | None = None
+    major_faults: float | None = None
+    voluntary_switches: float | None = None
+    involuntary_switches: float | None = None
+    blocks_read: float | None = None
+    blocks_written: float | None = None
+    bytes_read: float | None = None
+    bytes_written: float | None = None
+    process_rss: float | None = None
 
     @property
     def cpu(self) -> float:
         """CPU seconds of the thread in both modes."""
         return self.cpu_user + self.cpu_system
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as values that JSON has."""
+        return to_dict(self)
 
-Reading = tuple[float, float, float]  # monotonic seconds, CPU seconds in user and in system mode
-Cost = tuple[float, float, float]  # a Resources before anybody looks at it
+
+Reading = tuple[Any, ...]  # a thread's counters at one moment; what is in it, its meter knows
+Cost = tuple[Any, ...]  # a Resources before anybody looks at it; may be shorter
 NO_COST: Cost = (0.0, 0.0, 0.0)
+_RSS = Resources._fields.index("process_rss")
 
 
-if hasattr(resource, "RUSAGE_THREAD"):
-    _getrusage, _THREAD = resource.getrusage, resource.RUSAGE_THREAD
+class Meter(NamedTuple):
+    """What reads a thread's counters.
 
-    def read() -> Reading:
-        """Return the calling thread's counters now."""
-        usage = _getrusage(_THREAD)
-        return monotonic(), usage.ru_utime, usage.ru_stime
-
-else:  # pragma: no cover - Linux has RUSAGE_THREAD; tested through _read_thread_time
-
-    def read() -> Reading:
-        """Return the calling thread's counters now."""
-        return _read_thread_time()
-
-
-def _read_thread_time(thread_time: Callable[[], float] = time.thread_time) -> Reading:
-    return monotonic(), thread_time(), 0.0
-
-
-def spent(before: Reading, after: Reading) -> Cost:
-    """Return what was used between two readings of one thread.
-
-    A plain tuple, not a Resources: 0.3 us less a run, and floats in a plain tuple are no work for
-    the garbage collector, however long the history.
+    Attributes:
+        read: Returns those of the calling thread now.
+        spent: Returns what was used between two readings of one thread.
     """
-    return after[0] - before[0], after[1] - before[1], after[2] - before[2]
+
+    read: Callable[[], Reading]
+    spent: Callable[[Reading, Reading], Cost]
 
 
 def added(one: Cost, other: Cost) -> Cost:
-    """Return the sum of both."""
-    return one[0] + other[0], one[1] + other[1], one[2] + other[2]
+    """Return what two attempts of one run cost."""
+    return _joined(one, other, max)
+
+
+def _joined(one: Cost, other: Cost, rss: Callable[[Any, Any], Any]) -> Cost:
+    """Return the sum of both; *rss* joins two sizes of the process."""
+    pairs = enumerate(zip_longest(one, other))
+    return tuple(_both(a, b, rss if place == _RSS else add) for place, (a, b) in pairs)
+
+
+def _both(one: Any, other: Any, join: Callable[[Any, Any], Any]) -> Any:
+    if one is None or other is None:
+        return other if one is None else one
+    return join(one, other)
+
+
+# The counters that each attempt is charged for
+
+if hasattr(resource, "RUSAGE_THREAD"):
+    _getrusage, _THREAD = resource.getrusage, resource.RUSAGE_THREAD
+    # By place, as getrusage(2) has them: by name it takes 0.5 us more.
+    _counters = itemgetter(0, 1, 6, 7, 14, 15, 9, 10)
+
+    def _read() -> Reading:
+        return monotonic(), *_counters(_getrusage(_THREAD))
+
+    def _spent(before: Reading, after: Reading) -> Cost:
+        # A plain tuple of numbers is no work for the garbage collector, however long the history.
+        return (
+            after[0] - before[0],
+            after[1] - before[1],
+            after[2] - before[2],
+            after[3] - before[3],
+            after[4] - before[4],
+            after[5] - before[5],
+            after[6] - before[6],
+            after[7] - before[7],
+            after[8] - before[8],
+        )
+
+    BASIC = Meter(_read, _spent)
+
+else:  # pragma: no cover - Linux has RUSAGE_THREAD; tested by itself
+    BASIC = Meter(lambda: _read_thread_time(), lambda before, after: _spent_time(before, after))
+
+
+def _read_thread_time(thread_time: Callable[[], float] = time.thread_time) -> Reading:
+    return monotonic(), thread_time()
+
+
+def _spent_time(before: Reading, after: Reading) -> Cost:
+    return after[0] - before[0], after[1] - before[1], 0.0
+
+
+# Those that are asked for
+
+
+def extras_of(resources: object) -> tuple[str, ...]:
+    """Return the *resources* that are to be measured beside the usual ones, sorted.
+
+    Raises:
+        ValueError: There is no such measure, or the system does not have it.
+        TypeError: It is neither a name nor several.
+    """
+    if not isinstance(resources, (str, tuple, list, set, frozenset)):
+        raise InvalidTypeError(
+            f'resources must be "io", "rss" or both in a tuple, got {checks.shown(resources)}'
+        )
+    names = (resources,) if isinstance(resources, str) else resources
+    for each in names:
+        if each not in _EXTRAS:
+            raise InvalidValueError(
+                f'resources must be "io", "rss" or both, got {checks.shown(each)}'
+            )
+        if not os.path.exists(_FILES[each]):
+            raise InvalidValueError(f'resources="{each}" needs {_FILES[each]}, which is not here')
+    return tuple(sorted(set(names)))
+
+
+_FILES = {"io": _IO_FILE, "rss": _SIZE_FILE}
+
+
+def meter_of(extras: tuple[str, ...]) -> Meter:
+    """Return what measures the usual resources and *extras*, from `extras_of`."""
+    if not extras:
+        return BASIC
+    has_io, has_rss = "io" in extras, "rss" in extras
+
+    def read() -> Reading:
+        return BASIC.read(), _read_io() if has_io else None, None
+
+    def spent(before: Reading, after: Reading) -> Cost:
+        cost = BASIC.spent(before[0], after[0])
+        padding = (None,) * (_RSS - 2 - len(cost))  # where the platform counts less
+        moved = _moved(before[1], after[1]) if has_io else (None, None)
+        return (*cost, *padding, *moved, _resident() if has_rss else None)
+
+    return Meter(read, spent)
+
+
+class _OpenFile:
+    """A file of /proc that is kept open: to open it anew takes ten times as long as to read it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        os.close(self.number)
+
+
+class _Files(threading.local):
+    """The files of the calling thread: closed when it ends."""
+
+    def __init__(self) -> None:
+        self.by_path: dict[str, _OpenFile] = {}
+
+
+_files = _Files()
+
+
+def _forget_files() -> None:
+    """In a forked child, whose files those of its parent are not."""
+    _files.by_path.clear()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows does not fork
+    os.register_at_fork(after_in_child=_forget_files)
+
+
+def _contents(path: str) -> bytes:
+    """Return what *path* says of the calling thread, b"" when it cannot be read any more."""
+    try:
+        file = _files.by_path.get(path)
+        if file is None:
+            file = _files.by_path[path] = _OpenFile(os.open(path, _FLAGS))
+        return os.pread(file.number, 512, 0)
+    except OSError:  # too many files are open, say: no reason to harm the run
+        return b""
+
+
+def _read_io() -> bytes:
+    return _contents(_IO_FILE)
+
+
+def _moved(before: bytes, after: bytes) -> tuple[int | None, int | None]:
+    """Return the bytes read and written between two contents of the io file."""
+    if not before or not after:
+        return None, None
+    start, end = before.split(), after.split()
+    # The first reading itself is counted by the second.
+    return int(end[1]) - int(start[1]) - len(before), int(end[3]) - int(start[3])
+
+
+def _resident() -> int | None:
+    size = _contents(_SIZE_FILE).split()
+    return int(size[1]) * os.sysconf("SC_PAGE_SIZE") if size else None
+
+
+# What the runs of a task cost
+
+
+class Summary(NamedTuple):
+    """What several executions cost.
+
+    Attributes:
+        runs: How many there were, without those that never started.
+        total: The sum; its ``process_rss`` is None, since sizes of a process have no sum.
+        mean: The sum by their number.
+        maximum: The largest value of each kind, not all of one execution.
+    """
+
+    runs: int = 0
+    total: Resources = Resources()
+    mean: Resources = Resources()
+    maximum: Resources = Resources()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as values that JSON has."""
+        return to_dict(self)
+
+
+class Usage(NamedTuple):
+    """What the executions of a task cost, see `Summary`.
+
+    Attributes:
+        history: Those in its history.
+        since_added: All that have ended since the task was added.
+    """
+
+    history: Summary = Summary()
+    since_added: Summary = Summary()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as values that JSON has."""
+        return to_dict(self)
+
+
+class Tally(NamedTuple):
+    """What a `Summary` is made from: how many runs, and sums and maxima by the place in a Cost."""
+
+    runs: int = 0
+    sums: Cost = ()
+    maxima: Cost = ()
+
+
+NO_TALLY = Tally()
+
+
+def tallied(tally: Tally, cost: Cost) -> Tally:
+    """Return *tally* with one more execution."""
+    runs, sums, maxima = tally
+    if len(cost) == len(sums):
+        try:
+            most = tuple([a if a > b else b for a, b in zip(maxima, cost, strict=True)])
+            return Tally(runs + 1, tuple(map(add, sums, cost)), most)
+        except TypeError:  # one of them is None; not asked before, which takes longer
+            pass
+    most = tuple(_both(a, b, max) for a, b in zip_longest(maxima, cost))
+    return Tally(runs + 1, _joined(sums, cost, add), most)
+
+
+def usage_of(history: Iterable[Cost], before: Tally) -> Usage:
+    """Return the usage of a task with that *history*, *before* which there was more."""
+    recent, everything = NO_TALLY, before
+    for cost in history:
+        recent, everything = tallied(recent, cost), tallied(everything, cost)
+    return Usage(_summary(recent), _summary(everything))
+
+
+def _summary(tally: Tally) -> Summary:
+    if not tally.runs:
+        return Summary()
+    means: list[Any] = [None if each is None else each / tally.runs for each in tally.sums]
+    return Summary(
+        runs=tally.runs,
+        total=Resources(*tally.sums[:_RSS]),
+        mean=Resources(*means),
+        maximum=Resources(*tally.maxima),
+    )

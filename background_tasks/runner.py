@@ -8,58 +8,181 @@ from __future__ import annotations
 
 import os
 import random
-from concurrent.futures import BrokenExecutor
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Executor
 from dataclasses import replace
 from typing import cast
 
-from background_tasks.calls import call_function, traceback_text
+from background_tasks.calls import Around, call_function, call_within, traceback_text
 from background_tasks.checks import error_text
-from background_tasks.errors import ExecutorBrokenError, LostWorkerError
+from background_tasks.errors import ExecutorBrokenError, LostWorkerError, RemoteError
 from background_tasks.far_side import Report, call_there, kind_of, unpacked
 from background_tasks.outside import Outside, is_unsent
 from background_tasks.primitives import REAL, Primitives
-from background_tasks.resources import Cost, read, spent
+from background_tasks.resources import NO_COST, Cost, meter_of
 from background_tasks.run import Outcome
 from background_tasks.task import Execution, Retry, RetryPolicy, Task
 
-__all__ = ["attempt"]
+__all__ = ["Runner"]
 
 
-def attempt(
-    execution: Execution, task: Task, outside: Outside | None, primitives: Primitives
-) -> Outcome:
-    """Call the function of *task* once, in this thread or *outside*; never raises."""
-    if outside is None:
-        return _attempt_here(execution, task, primitives)
-    return _attempt_outside(execution, task, outside, primitives)
+class Runner:
+    """Makes the attempts of one scheduler's runs. Set once, so it may be used by any thread."""
 
+    def __init__(
+        self,
+        primitives: Primitives = REAL,
+        *,
+        outside: Outside | None = None,
+        extras: tuple[str, ...] = (),
+        around: tuple[Around, ...] = (),
+    ) -> None:
+        """Call functions in the calling thread, or *outside* of it.
 
-def _attempt_here(execution: Execution, task: Task, primitives: Primitives) -> Outcome:
-    before = read()
-    try:
-        events = None if primitives is REAL else primitives.event
-        results = call_function(execution, task.function, task.args, task.kwargs, events)
-    except BaseException as error:  # SystemExit and KeyboardInterrupt included: the slot lives on
-        return _failure(error, task, execution, primitives, spent(before, read()))
-    return Outcome(primitives.utc_now(), spent(before, read()), results)
+        Args:
+            primitives: The clock, and what waits are made of.
+            outside: Where else to call them.
+            extras: What is measured beside the usual, see `meter_of`.
+            around: What is entered around each attempt, see `call_within`.
+        """
+        self._primitives = primitives
+        self._outside = outside
+        self._extras = extras
+        self._meter = meter_of(extras)
+        self._around = around
+        self._events = None if primitives is REAL else primitives.event
 
+    @property
+    def has_around(self) -> bool:
+        """True when something is entered around each attempt."""
+        return bool(self._around)
 
-def _failure(
-    error: BaseException, task: Task, execution: Execution, primitives: Primitives, cost: Cost
-) -> Outcome:
-    is_asked = isinstance(error, Retry)
-    return Outcome(
-        primitives.utc_now(),
-        cost,
-        error=error_text(error),
-        traceback=traceback_text(error),
-        retry_after=_retry_after(
-            task.retry_policy,
-            execution.attempts,
-            is_wanted=is_asked or isinstance(error, task.retry_policy.retry_on),
-            after=getattr(error, "after", None) if is_asked else None,
-        ),
-    )
+    def attempt(self, execution: Execution, task: Task) -> Outcome:
+        """Call the function of *task* once; never raises."""
+        if self._outside is None:
+            return self._attempt_here(execution, task)
+        return self._attempt_outside(execution, task, self._outside)
+
+    def _attempt_here(self, execution: Execution, task: Task) -> Outcome:
+        read, spent = self._meter
+        before = read()
+        try:
+            results = call_function(
+                execution, task.function, task.args, task.kwargs, self._events, self._around
+            )
+        except BaseException as error:  # SystemExit and KeyboardInterrupt included: the slot lives
+            return self._failure(error, task, execution, spent(before, read()))
+        return Outcome(self._primitives.utc_now(), spent(before, read()), results)
+
+    def _failure(
+        self, error: BaseException, task: Task, execution: Execution, cost: Cost
+    ) -> Outcome:
+        is_asked = isinstance(error, Retry)
+        return Outcome(
+            self._primitives.utc_now(),
+            cost,
+            error=error_text(error),
+            traceback=traceback_text(error),
+            retry_after=_retry_after(
+                task.retry_policy,
+                execution.attempts,
+                is_wanted=is_asked or isinstance(error, task.retry_policy.retry_on),
+                after=getattr(error, "after", None) if is_asked else None,
+            ),
+        )
+
+    # With an executor
+
+    def _attempt_outside(self, execution: Execution, task: Task, outside: Outside) -> Outcome:
+        try:
+            executor = outside.executor()
+        except BaseException as error:
+            return self._undone(error, task, execution, NO_COST)
+
+        def send() -> Outcome:
+            return self._send(execution, task, outside, executor)
+
+        if not self._around or outside.is_here(executor):
+            return send()
+        return self._send_within(execution, task, send)
+
+    def _send(
+        self, execution: Execution, task: Task, outside: Outside, executor: Executor
+    ) -> Outcome:
+        start = self._primitives.monotonic()
+        try:
+            if outside.is_here(executor):
+                here = outside.submit(executor, self._attempt_here, execution, task)
+                return cast(Outcome, here.result())
+            there = outside.submit(executor, call_there, *self._call_of(execution, task))
+            return self._outcome_of(Report(*there.result()), task, execution)
+        except BaseException as error:  # no error of the function's: these come as reports
+            cost = self._primitives.monotonic() - start, 0.0, 0.0
+            is_broken = isinstance(error, BrokenExecutor) and outside.broke(executor)
+            return self._undone(error, task, execution, cost, is_broken=is_broken)
+
+    def _send_within(
+        self, execution: Execution, task: Task, send: Callable[[], Outcome]
+    ) -> Outcome:
+        """Have what is around an attempt see how it ended, though it is made elsewhere."""
+        outcome = Outcome(self._primitives.utc_now(), NO_COST)
+
+        def call() -> None:
+            nonlocal outcome
+            outcome = send()
+            if outcome.error:
+                raise RemoteError(outcome.error)
+
+        try:
+            call_within(execution, call, self._around)
+        except RemoteError:
+            return outcome
+        except BaseException as error:  # one of the context managers raised
+            return self._failure(error, task, execution, outcome.cost)
+        return Outcome(outcome.ended_at, outcome.cost) if outcome.error else outcome
+
+    def _call_of(self, execution: Execution, task: Task) -> tuple[object, ...]:
+        """Return the arguments of `call_there`."""
+        call = task.function, task.args, task.kwargs, task.keep_results, self._extras
+        return os.urandom(16).hex(), execution.copy(), *call
+
+    def _outcome_of(self, report: Report, task: Task, execution: Execution) -> Outcome:
+        """Return what came back from the far side as an outcome."""
+        now = self._primitives.utc_now()
+        if not report.error:
+            results, note = unpacked(report)
+            return Outcome(now, report.cost, results, note=note)
+        policy = task.retry_policy
+        kinds: tuple[type, ...] = (Retry, *policy.retry_on)
+        return Outcome(
+            now,
+            report.cost,
+            error=report.error,
+            traceback=report.traceback,
+            retry_after=_retry_after(
+                policy,
+                execution.attempts,
+                is_wanted=any(kind_of(each) in report.kinds for each in kinds),
+                after=report.after,
+            ),
+        )
+
+    def _undone(
+        self,
+        error: BaseException,
+        task: Task,
+        execution: Execution,
+        cost: Cost,
+        *,
+        is_broken: bool = False,
+    ) -> Outcome:
+        """Return the outcome of an attempt that the executor refused, could not send or lost."""
+        outcome = self._failure(error, task, execution, cost)
+        if isinstance(error, ExecutorBrokenError):
+            return replace(outcome, is_refused=True, obstacle=f"the executor is broken: {error}")
+        if is_unsent(error):
+            return outcome
+        return _lost(outcome, task.retry_policy, execution, is_broken=is_broken)
 
 
 def _retry_after(
@@ -78,71 +201,10 @@ def _retry_after(
     return policy.delay_before(attempts, random.random()) if after is None else after
 
 
-# With an executor
-
-
-def _attempt_outside(
-    execution: Execution, task: Task, outside: Outside, primitives: Primitives
-) -> Outcome:
-    start = primitives.monotonic()
-    executor = None
-    try:
-        executor = outside.executor()
-        if outside.is_here(executor):
-            here = outside.submit(executor, _attempt_here, execution, task, primitives)
-            return cast(Outcome, here.result())
-        there = outside.submit(executor, call_there, *_call_of(execution, task))
-        return _outcome_of(Report(*there.result()), task, execution, primitives)
-    except BaseException as error:  # no error of the function's: these come as reports
-        cost = primitives.monotonic() - start, 0.0, 0.0
-        outcome = _failure(error, task, execution, primitives, cost)
-        if isinstance(error, ExecutorBrokenError):
-            return _refused(outcome, error)
-        if is_unsent(error):
-            return outcome
-        is_broken = isinstance(error, BrokenExecutor) and outside.broke(executor)
-        return _lost(outcome, task, execution, error, is_broken=is_broken)
-
-
-def _call_of(execution: Execution, task: Task) -> tuple[object, ...]:
-    """Return the arguments of `call_there`."""
-    token = os.urandom(16).hex()
-    return token, execution.copy(), task.function, task.args, task.kwargs, task.keep_results
-
-
-def _outcome_of(
-    report: Report, task: Task, execution: Execution, primitives: Primitives
-) -> Outcome:
-    """Return what came back from the far side as an outcome."""
-    if not report.error:
-        results, note = unpacked(report)
-        return Outcome(primitives.utc_now(), report.cost, results, note=note)
-    policy = task.retry_policy
-    kinds: tuple[type, ...] = (Retry, *policy.retry_on)
-    return Outcome(
-        primitives.utc_now(),
-        report.cost,
-        error=report.error,
-        traceback=report.traceback,
-        retry_after=_retry_after(
-            policy,
-            execution.attempts,
-            is_wanted=any(kind_of(each) in report.kinds for each in kinds),
-            after=report.after,
-        ),
-    )
-
-
-def _refused(outcome: Outcome, error: ExecutorBrokenError) -> Outcome:
-    """Make *outcome* that of an attempt that was not begun."""
-    return replace(outcome, is_refused=True, obstacle=f"the executor is broken: {error}")
-
-
 def _lost(
-    outcome: Outcome, task: Task, execution: Execution, error: BaseException, *, is_broken: bool
+    outcome: Outcome, policy: RetryPolicy, execution: Execution, *, is_broken: bool
 ) -> Outcome:
     """Make *outcome* that of an attempt of which nobody knows how it ended."""
-    policy = task.retry_policy
     return replace(
         outcome,
         error=f"{LostWorkerError.__name__}: {outcome.error}",

@@ -15,13 +15,14 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
+from contextvars import Context, copy_context
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, TypeVar
 
 from background_tasks import checks
 from background_tasks.admission import Rules
-from background_tasks.calls import stack_text
+from background_tasks.calls import Around, stack_text
 from background_tasks.changes import Change, ChangeKind
 from background_tasks.checks import Duration
 from background_tasks.clock import monotonic
@@ -39,8 +40,9 @@ from background_tasks.outside import Outside
 from background_tasks.pool import DaemonPool
 from background_tasks.primitives import REAL, Primitives
 from background_tasks.reporter import Reporter
+from background_tasks.resources import Tally, extras_of
 from background_tasks.run import Run
-from background_tasks.runner import attempt
+from background_tasks.runner import Runner
 from background_tasks.task import Execution, RetryPolicy, Status, Task, triggers_of
 from background_tasks.trigger import (
     Arm,
@@ -48,6 +50,7 @@ from background_tasks.trigger import (
     EventTrigger,
     OneTimeTrigger,
     PeriodicTrigger,
+    Signal,
     Trigger,
     trigger_of,
 )
@@ -116,6 +119,8 @@ class Scheduler:
         stuck_after: Duration = 10.0,
         replacements: int = 0,
         executor: Executor | Callable[[], Executor] | None = None,
+        around: Iterable[Around] = (),
+        resources: str | Iterable[str] = (),
         exit_grace: Duration = 5.0,
         _primitives: Primitives = REAL,
     ) -> None:
@@ -143,6 +148,13 @@ class Scheduler:
                 not shut down; or a function that makes one, called when it is needed and again,
                 once a minute at most, when that is broken, whose executor is shut down by
                 `stop`. None is this scheduler's own threads.
+            around: Functions that are called with the Execution before each attempt and return a
+                context manager, which is entered in the thread that calls the task's function,
+                or waits for it, the first outermost. What one raises is an error of the attempt;
+                one that swallows the function's error makes the attempt a success.
+            resources: What to measure of each run beside the usual `Resources`: ``"io"``, the
+                bytes it reads and writes, ``"rss"``, the process's memory, or both in a tuple.
+                Together they take 10 us a run.
             exit_grace: How long the end of the process waits for running tasks.
 
         Raises:
@@ -156,6 +168,12 @@ class Scheduler:
         self._replacements = checks.whole("replacements", replacements, least=0)
         self._outside = None if executor is None else Outside(executor, _primitives)
         self._primitives = _primitives
+        self._runner = Runner(
+            _primitives,
+            outside=self._outside,
+            extras=extras_of(resources),
+            around=_managers(around),
+        )
         self._gates = Gates(gates)
         self._sampling = _primitives.lock()  # only ever tried, so its place in the order is free
         self._rules = Rules(
@@ -453,13 +471,14 @@ class Scheduler:
         self._acquire()
         try:
             task = self._registered(task_id)
-            run = self._engine.take_inline(task, event, self._primitives.utc_now())
+            now = self._primitives.utc_now()
+            run = self._engine.take_inline(task, event, now, self._origin())
             run.thread = self._primitives.get_ident()
             self._enter_run()
         finally:
             self._unlock()
         while True:
-            outcome = attempt(run.execution, task, self._outside, self._primitives)
+            outcome = self._runner.attempt(run.execution, task)
             self._acquire()
             try:
                 if run.execution.status is not _RUNNING:  # this is a child that the task forked
@@ -485,7 +504,7 @@ class Scheduler:
         self._acquire()
         try:
             task = self._registered(task_id)
-            self._engine.request(task, event, self._primitives.utc_now())
+            self._engine.request(task, event, self._primitives.utc_now(), self._origin())
             claimed = self._claim_while_ticking()
         finally:
             self._unlock()
@@ -625,11 +644,11 @@ class Scheduler:
             self._unlock()
         self._hand_to_pool(claimed)
 
-    def history_of(self, task: Task) -> list[Execution]:
-        """Return the ended executions of a task, oldest first; `Task` calls this."""
+    def history_of(self, task: Task) -> tuple[list[Execution], Tally]:
+        """Return the ended executions of a task and what others cost before; `Task` calls this."""
         self._acquire()
         try:
-            return list(task._history or ())
+            return list(task._history or ()), task._tally
         finally:
             self._unlock()
 
@@ -781,6 +800,10 @@ class Scheduler:
             return True
         finally:
             self._unlock()
+
+    def _origin(self) -> Context | None:
+        """Return the caller's context, if there is anybody to use it."""
+        return copy_context() if self._runner.has_around else None
 
     # Finding tasks
 
@@ -1115,7 +1138,7 @@ class Scheduler:
                 self._unlock()
             if claimed:
                 self._hand_to_pool(claimed)
-            outcome = attempt(run.execution, run.task, self._outside, self._primitives)
+            outcome = self._runner.attempt(run.execution, run.task)
             self._acquire()
 
     # A fork
@@ -1170,8 +1193,19 @@ class _Bell:
         self._scheduler._engine.ring(trigger)
         self._scheduler._attend()
 
-    def now(self) -> datetime:
-        return self._scheduler._primitives.utc_now()
+    def signal(self, event: object) -> Signal:
+        scheduler = self._scheduler
+        return event, scheduler._primitives.utc_now(), scheduler._origin()
+
+
+def _managers(around: object) -> tuple[Around, ...]:
+    """Return what is to be *around* each attempt, refused where it is written."""
+    if isinstance(around, (str, bytes)) or not isinstance(around, Iterable):
+        raise InvalidTypeError(f"around must be a list or tuple, got {checks.shown(around)}")
+    makers = tuple(around)
+    for each in makers:
+        checks.call("each of around", each, (None,), {})
+    return makers
 
 
 def _aging(aging: object) -> float:

@@ -11,7 +11,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
@@ -28,7 +28,7 @@ from background_tasks.errors import (
     TaskTimeoutError,
 )
 from background_tasks.plain import to_dict
-from background_tasks.resources import NO_COST, Cost, Resources
+from background_tasks.resources import NO_COST, NO_TALLY, Cost, Resources, Tally, Usage, usage_of
 from background_tasks.trigger import Arm, Trigger
 
 __all__ = [
@@ -235,6 +235,8 @@ class Execution:
     cancel_reason: str = ""
     _cost: Cost = NO_COST
     _bell: Any = None  # what `wait` waits on, made when it first does; set with cancel_reason
+    _origin: Context | None = None  # until it ends
+    _span: tuple[str, str] | None = None  # see `trace_id`
 
     @property
     def cancelled(self) -> bool:
@@ -269,6 +271,29 @@ class Execution:
             raise TaskCancelledError(f"the run was {self.cancel_reason}")
 
     @property
+    def origin(self) -> Context | None:
+        """The context in which the run was asked for, by ``fire`` or a method of the scheduler.
+
+        None for one that time released, once it has ended, and in a scheduler without ``around``,
+        whose context managers this is for.
+        """
+        return self._origin
+
+    @property
+    def trace_id(self) -> str:
+        """The trace of the last attempt, 32 hexadecimal digits; "" without telemetry."""
+        return "" if self._span is None else self._span[0]
+
+    @property
+    def span_id(self) -> str:
+        """The span of the last attempt, 16 hexadecimal digits; "" without telemetry."""
+        return "" if self._span is None else self._span[1]
+
+    def set_span(self, trace_id: str, span_id: str) -> None:
+        """Note the span of an attempt that begins: for a context manager of ``around``."""
+        self._span = trace_id, span_id
+
+    @property
     def resources(self) -> Resources:
         """What the attempts cost in sum."""
         return Resources(*self._cost)
@@ -290,7 +315,7 @@ class Execution:
 
     def copy(self) -> Execution:
         """Return it as it stands now, in an object of its own."""
-        return replace(self, _bell=None)
+        return replace(self, _bell=None, _origin=None)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as values that JSON has: instants as ISO 8601 text, durations in seconds.
@@ -300,7 +325,7 @@ class Execution:
         return to_dict(
             self,
             leave_out=("event", "results"),
-            add=("cancelled", "lateness", "queue_time", "resources"),
+            add=("cancelled", "lateness", "queue_time", "resources", "trace_id", "span_id"),
         )
 
     def __repr__(self) -> str:
@@ -349,8 +374,8 @@ class TaskOwner(Protocol):
     def change_task(self, task: Task, field: str, value: Any) -> None:
         """Set *field* ("enabled" or "priority") and act on it."""
 
-    def history_of(self, task: Task) -> list[Execution]:
-        """Return the ended executions of *task*, oldest first."""
+    def history_of(self, task: Task) -> tuple[list[Execution], Tally]:
+        """Return the ended executions of *task*, oldest first, and what those before them cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,6 +413,7 @@ class Task:
         "_priority",
         "_quarantine",
         "_running",
+        "_tally",
         "_triggers",
         "_waiting",
         "args",
@@ -494,6 +520,7 @@ class Task:
         # A list, made at the first: an empty deque costs 0.8 kB, and taking the first of a
         # hundred out of a list costs 30 ns.
         self._history: list[Execution] | None = None
+        self._tally = NO_TALLY  # of the executions that are no longer in the history
         self._quarantine: str | None = None
         # What the engine keeps of it.
         self._is_removed = False
@@ -556,8 +583,17 @@ class Task:
     @property
     def execution_hist(self) -> list[Execution]:
         """The last ``history`` executions that have ended, oldest first; a list of its own."""
+        return self._past()[0]
+
+    @property
+    def usage(self) -> Usage:
+        """What its executions cost: those in the history, and all since it was added."""
+        history, before = self._past()
+        return usage_of((each._cost for each in history if each.attempts), before)
+
+    def _past(self) -> tuple[list[Execution], Tally]:
         if self._owner is None:
-            return list(self._history or ())
+            return list(self._history or ()), self._tally
         return self._owner.history_of(self)
 
     def _change(self, field: str, value: Any) -> None:

@@ -13,6 +13,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
+from contextvars import Context
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 from itertools import islice
@@ -32,6 +33,7 @@ __all__ = [
     "EventTrigger",
     "OneTimeTrigger",
     "PeriodicTrigger",
+    "Signal",
     "SignalOwner",
     "TimedTrigger",
     "Trigger",
@@ -493,14 +495,18 @@ def _later(instant: datetime, delay: timedelta) -> datetime | None:
         return None
 
 
+# A payload, when it was fired, and in which context that was, if somebody wants to know.
+Signal = tuple[object, datetime, Context | None]
+
+
 class SignalOwner(Protocol):
     """What an EventTrigger tells its scheduler."""
 
     def signalled(self, trigger: EventTrigger) -> None:
         """Look at *trigger*'s signals soon; must not block."""
 
-    def now(self) -> datetime:
-        """Return the wall time."""
+    def signal(self, event: object) -> Signal:
+        """Return *event* as the signal that it is now."""
 
 
 class Channel(Protocol):
@@ -566,7 +572,7 @@ class EventTrigger(Trigger):
         self.trigger = trigger
         self.maxsize = checks.whole("maxsize", maxsize, least=0, most=_MOST_WAITING)
         self.coalesce = checks.boolean("coalesce", coalesce)
-        self._signals: deque[tuple[object, datetime]] = deque(maxlen=1 if coalesce else None)
+        self._signals: deque[Signal] = deque(maxlen=1 if coalesce else None)
         bounded = self.maxsize and not self.coalesce  # one that merges never has a second
         self._permits = deque([None] * self.maxsize) if bounded else None
         self._owner: SignalOwner | None = None
@@ -585,7 +591,7 @@ class EventTrigger(Trigger):
         if self._closed or not self._has_permit():
             return False
         owner = self._owner
-        self._signals.append((event, utc_now() if owner is None else owner.now()))
+        self._signals.append((event, utc_now(), None) if owner is None else owner.signal(event))
         if self._closed:  # meanwhile: nobody will look here again
             self._signals.clear()
             return False
@@ -642,8 +648,8 @@ class EventTrigger(Trigger):
         self._owner = None
         self._signals.clear()
 
-    def take_signal(self) -> tuple[object, datetime] | None:
-        """Take the next signal out of the channel: its payload and when it was fired."""
+    def take_signal(self) -> Signal | None:
+        """Take the next signal out of the channel."""
         try:
             return self._signals.popleft()
         except IndexError:
@@ -669,7 +675,7 @@ class EventTrigger(Trigger):
             except BaseException:
                 self.give_permit()
                 raise
-            self._signals.append((event, now))
+            self._signals.append((event, now, None))
             found = True
         return found
 

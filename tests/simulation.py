@@ -24,7 +24,7 @@ from background_tasks.engine import Engine
 from background_tasks.resources import NO_COST
 from background_tasks.run import Outcome, Run
 from background_tasks.task import Task
-from background_tasks.trigger import Arm, EventTrigger
+from background_tasks.trigger import Arm, EventTrigger, Signal
 
 __all__ = [
     "KINDS",
@@ -181,8 +181,8 @@ class _Bell:
     def signalled(self, trigger: EventTrigger) -> None:
         self._simulation.engine.ring(self._arm)
 
-    def now(self) -> datetime:
-        return self._simulation.instant
+    def signal(self, event: object) -> Signal:
+        return event, self._simulation.instant, None
 
 
 @dataclass(slots=True)

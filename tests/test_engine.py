@@ -23,6 +23,7 @@ from background_tasks.trigger import (
     EventTrigger,
     OneTimeTrigger,
     PeriodicTrigger,
+    Signal,
     Trigger,
     trigger_of,
 )
@@ -1132,6 +1133,8 @@ def test_quarantine_disables_and_says_why() -> None:
         at=_at(1),
         task_id=0,
         task_name="task",
+        priority=0,
+        enabled=False,
         reason="its trigger raised",
     )
 
@@ -2416,12 +2419,13 @@ def test_life_of_a_run_is_told() -> None:
         (ChangeKind.TASK_ADDED, _at(0)),
         (RELEASED, _at(1)),
         (STARTED, _at(1)),
+        (ChangeKind.ATTEMPT_FAILED, _at(2)),
         (ChangeKind.RUN_RETRYING, _at(2)),
         (STARTED, _at(3)),
         (ChangeKind.RUN_SUCCEEDED, _at(4)),
         (ChangeKind.TASK_REMOVED, _at(4)),
     ]
-    assert engine.changes[3].reason == "next attempt in 0.5 seconds"
+    assert engine.changes[4].reason == "next attempt in 0.5 seconds"
     assert task.id == 0
 
 
@@ -2439,6 +2443,7 @@ def test_ends_are_told() -> None:
     assert kinds == [
         ChangeKind.TASK_ADDED,
         ChangeKind.RUN_MISSED,
+        ChangeKind.ATTEMPT_FAILED,
         ChangeKind.RUN_FAILED,
         ChangeKind.RUN_DROPPED,
         ChangeKind.TASK_REMOVED,
@@ -2554,9 +2559,9 @@ class _Bell:
         """Ring."""
         self._engine.ring(self._arm)
 
-    def now(self) -> datetime:
-        """Return the time that was given."""
-        return self._now
+    def signal(self, event: object) -> Signal:
+        """Make it one of the time that was given."""
+        return event, self._now, None
 
 
 def _at(seconds: float) -> datetime:

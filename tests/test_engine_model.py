@@ -43,6 +43,7 @@ from background_tasks.trigger import (
     EventTrigger,
     OneTimeTrigger,
     PeriodicTrigger,
+    Signal,
     TimedTrigger,
     Trigger,
     trigger_of,
@@ -120,14 +121,14 @@ class _Event(EventTrigger):
         self.started: list[object] = []
         self.taken = 0
 
-    def take_signal(self) -> tuple[object, datetime] | None:
+    def take_signal(self) -> Signal | None:
         signal = super().take_signal()
         self.taken += signal is not None
         return signal
 
     @property
     def in_channel(self) -> list[object]:
-        return [event for event, _ in self._signals]
+        return [event for event, _, _ in self._signals]
 
 
 class _Polled(Trigger):
@@ -218,8 +219,8 @@ class _Bell:
     def signalled(self, trigger: EventTrigger) -> None:
         self._model.engine.ring(self._arm)
 
-    def now(self) -> datetime:
-        return self._model.now
+    def signal(self, event: object) -> Signal:
+        return event, self._model.now, None
 
 
 @dataclass

@@ -57,20 +57,24 @@ def test_lines_of_a_run_that_fails_at_first() -> None:
         ("background_tasks.task.added", "DEBUG"),
         ("background_tasks.run.released", "DEBUG"),
         ("background_tasks.run.started", "DEBUG"),
+        ("background_tasks.attempt.failed", "DEBUG"),
         ("background_tasks.run.retrying", "WARNING"),
         ("background_tasks.run.started", "DEBUG"),
+        ("background_tasks.attempt.failed", "DEBUG"),
         ("background_tasks.run.failed", "ERROR"),
         ("background_tasks.task.removed", "DEBUG"),
         ("background_tasks.stopped", "INFO"),
     ]
     assert [r["message"] for r in records][3:] == [
+        "attempt failed",
         "run retrying",
         "run started",
+        "attempt failed",
         "run failed",
         "task removed",
         "scheduler stopped",
     ]
-    failed = records[5]
+    failed = records[7]
     assert failed["logger"] == "background_tasks"
     assert failed["background_tasks.task.name"] == "fetch"
     assert failed["background_tasks.run.attempt"] == 2
@@ -111,8 +115,11 @@ def test_a_run_that_stands_for_others_says_so() -> None:
         scheduler.run_tasks()
         scheduler.stop()
 
-    missed = json.loads(lines.getvalue().splitlines()[1])
+    skipped, missed = map(json.loads, lines.getvalue().splitlines()[1:3])
 
+    assert skipped["event.name"] == "background_tasks.occurrence.skipped"
+    assert skipped["background_tasks.skipped"] == 1
+    assert skipped["background_tasks.reason"] == "the run of a later one stands for it"
     assert missed["event.name"] == "background_tasks.run.missed"
     assert missed["background_tasks.run.missed"] == 1
     assert missed["background_tasks.run.lateness_s"] == 30

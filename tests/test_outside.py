@@ -32,7 +32,7 @@ from background_tasks import (
 )
 from background_tasks.outside import Outside
 from background_tasks.primitives import REAL, Primitives
-from background_tasks.runner import attempt
+from background_tasks.runner import Runner
 from tests.conftest import Watch
 
 
@@ -98,7 +98,7 @@ GONE = RuntimeError("cannot schedule new futures after shutdown")
 def attempted(executor: object, function: Callable[..., object] = int, **settings: Any) -> Any:
     """Return the outcome of one attempt on *executor*."""
     task = Task("t", function, **settings)
-    return attempt(Execution(attempts=1), task, Outside(executor, REAL), REAL)
+    return Runner(outside=Outside(executor, REAL)).attempt(Execution(attempts=1), task)
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ def test_called_in_threads_of_this_process() -> None:
         return current_execution(), threading.Lock()
 
     with ThreadPoolExecutor(1) as executor:
-        outcome = attempt(execution, Task("t", function), Outside(executor, REAL), REAL)
+        outcome = Runner(outside=Outside(executor, REAL)).attempt(execution, Task("t", function))
 
     assert outcome.results[0] is execution  # type: ignore[index]
 

@@ -43,6 +43,8 @@ EXECUTION = {
     "cancelled": False,
     "lateness": 0.5,
     "queue_time": 1.5,
+    "trace_id": "",
+    "span_id": "",
 }
 
 
@@ -188,7 +190,10 @@ def test_a_change_is_plain() -> None:
         "at": "2026-05-01T12:00:00+00:00",
         "task_id": 3,
         "task_name": "fetch",
+        "priority": None,
+        "enabled": None,
         "reason": "",
+        "skipped": 0,
     }
 
 

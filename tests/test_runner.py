@@ -11,15 +11,14 @@ from typing import Any
 import pytest
 
 from background_tasks import Execution, Retry, RetryPolicy, Task, current_execution
-from background_tasks.primitives import REAL
-from background_tasks.runner import attempt
+from background_tasks.runner import Runner
 
 _setting: contextvars.ContextVar[str] = contextvars.ContextVar("_setting", default="untouched")
 
 
 def run(task: Task, attempts: int = 1) -> Any:
     """Make one attempt of *task*, as the so-manieth."""
-    return attempt(Execution(attempts=attempts), task, None, REAL)
+    return Runner().attempt(Execution(attempts=attempts), task)
 
 
 def test_arguments_and_result() -> None:
@@ -33,7 +32,7 @@ def test_current_execution() -> None:
     """Inside of the function it is the run's own; outside there is none."""
     execution = Execution(event="e", attempts=1)
 
-    outcome = attempt(execution, Task("t", current_execution), None, REAL)
+    outcome = Runner().attempt(execution, Task("t", current_execution))
 
     assert outcome.results is execution
     assert current_execution() is None

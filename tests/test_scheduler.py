@@ -566,8 +566,10 @@ def test_listener_hears_the_life_of_a_run(scheduler: Scheduler) -> None:
         ("task.added", None),
         ("run.released", "PENDING"),
         ("run.started", "RUNNING"),
+        ("attempt.failed", "RUNNING"),
         ("run.retrying", "RETRYING"),
         ("run.started", "RUNNING"),
+        ("attempt.failed", "RUNNING"),
         ("run.failed", "FAILED"),
     ]
 

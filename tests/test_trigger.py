@@ -22,7 +22,7 @@ from background_tasks import (
     Trigger,
     trigger,
 )
-from background_tasks.trigger import TimedTrigger
+from background_tasks.trigger import Signal, TimedTrigger
 
 ALMOST_ONE = 0.9999999999999999  # the largest number random.random() returns
 
@@ -918,9 +918,9 @@ class Owner:
         """Note it."""
         self.signals.append(made)
 
-    def now(self) -> datetime:
-        """Return a time of its own."""
-        return at("11:00:00")
+    def signal(self, event: object) -> Signal:
+        """Make it one of a time of its own."""
+        return event, at("11:00:00"), None
 
 
 def taken(made: EventTrigger) -> list[object]:
@@ -958,8 +958,8 @@ def test_a_signal_knows_when_it_was_fired() -> None:
     made.bind(Owner())
     made.fire("after")
 
-    assert made.take_signal() == ("before", at("10:00:00"))
-    assert made.take_signal() == ("after", at("11:00:00"))
+    assert made.take_signal() == ("before", at("10:00:00"), None)
+    assert made.take_signal() == ("after", at("11:00:00"), None)
     assert made.take_signal() is None
 
 
@@ -1098,7 +1098,7 @@ def test_what_waits_in_a_queue_is_collected(kind: Callable[[], queue.Queue[objec
     made = EventTrigger(channel)
 
     assert made.collect(at("10:00:00"))
-    assert made.take_signal() == ("item", at("10:00:00"))
+    assert made.take_signal() == ("item", at("10:00:00"), None)
     assert channel.empty()
     assert not made.collect(at("10:00:01"))
 
