@@ -17,6 +17,7 @@ from background_tasks.errors import (
     TaskTimeoutError,
 )
 from background_tasks.gates import CpuPressure, Gate, GateReading, LoadPerCpu, MemoryAvailable
+from background_tasks.health import Health
 from background_tasks.logger import configure_logging
 from background_tasks.outlook import Upcoming, Waiting
 from background_tasks.resources import Resources, Summary, Usage
@@ -43,6 +44,7 @@ __all__ = [
     "ExecutorBrokenError",
     "Gate",
     "GateReading",
+    "Health",
     "InvalidTypeError",
     "InvalidValueError",
     "LoadPerCpu",

@@ -19,7 +19,7 @@ from background_tasks.plain import to_dict
 from background_tasks.task import Execution, Status, Task
 from background_tasks.trigger import TimedTrigger, Trigger
 
-__all__ = ["Bound", "Upcoming", "Waiting", "upcoming", "waiting"]
+__all__ = ["Bound", "Upcoming", "Waiting", "oldest_wait", "upcoming", "waiting"]
 
 _NO_SLOT = ("", "no slot is free")  # the reasons under which the bound holds
 
@@ -165,6 +165,27 @@ def _length(execution: Execution) -> float:
     if execution.attempts > 1 or started is None or ended is None:
         return execution.resources.wall
     return max(execution.resources.wall, (ended - started).total_seconds())
+
+
+def oldest_wait(tasks: Iterable[Task], now: datetime) -> float:
+    """Return the seconds since the first release of a run that waits for its turn.
+
+    Of enabled tasks. Needs no lock: what changes meanwhile is seen as before or after.
+    """
+    releases = (_first_release(task) for task in tasks if task.enabled)
+    first = min((each for each in releases if each is not None), default=now)
+    return max(0.0, (now - first).total_seconds())
+
+
+def _first_release(task: Task) -> datetime | None:
+    head, pending = task._head, task._pending
+    if head is None and pending is not None:
+        try:
+            head = pending[0]
+        except IndexError:  # it was taken meanwhile
+            return None
+    released: datetime | None = None if head is None else head.execution.released_at
+    return released
 
 
 def waiting(found: Iterable[Pending], bound: Bound | None, obstacle: str) -> list[Waiting]:

@@ -34,8 +34,9 @@ from background_tasks.errors import (
     TaskNotFoundError,
 )
 from background_tasks.gates import Gate, Gates
+from background_tasks.health import Findings, Health, Pulse, health_of
 from background_tasks.logger import log
-from background_tasks.outlook import Bound, Upcoming, Waiting, upcoming, waiting
+from background_tasks.outlook import Bound, Upcoming, Waiting, oldest_wait, upcoming, waiting
 from background_tasks.outside import Outside
 from background_tasks.pool import DaemonPool
 from background_tasks.primitives import REAL, Primitives
@@ -60,6 +61,7 @@ __all__ = ["Scheduler"]
 _F = TypeVar("_F", bound=Callable[..., object])
 _S = TypeVar("_S", bound="Scheduler")
 _BATCH = 64  # due times released in one hold of the lock: about 0.3 ms
+_LOOKED_AT = 100  # runs that wait, by `health`
 _FROZEN_PAUSE = 0.05  # seconds; the least wait while the wall clock stands still: 0.4 % CPU
 _FORK_WAIT = 1.0  # seconds; far above any hold of the lock: a guess
 _ABANDONED = "run abandoned at exit: its task did not end in time"
@@ -100,10 +102,10 @@ class Scheduler:
     """
 
     # Locking
-    #   _lock, a plain Lock, guards _engine (with `tasks` and `running`), _state, _ticker, _pool,
-    #   _waiters and _busy. Held for bookkeeping only: never while calling a task, a trigger of
-    #   the user's, a listener or the logger, never while waiting. It is let go through _unlock
-    #   only, which then looks at events that were fired meanwhile.
+    #   _lock, a plain Lock, guards _engine (with `tasks` and `running`), _state, _ticker, _pulse,
+    #   _pool, _waiters and _busy. Held for bookkeeping only: never while calling a task, a
+    #   trigger of the user's, a listener or the logger, never while waiting. It is let go through
+    #   _unlock only, which then looks at events that were fired meanwhile.
     #   The order, outer first: _lock; the locks inside events, queues and CronSchedules.
     def __init__(
         self,
@@ -197,6 +199,7 @@ class Scheduler:
         self._engine.level = self._reporter.level
         self._state = _State.NEW  # guarded by _lock
         self._ticker: _Ticker | None = None  # guarded by _lock
+        self._pulse = Pulse()  # guarded by _lock
         self._pool: DaemonPool | None = None  # guarded by _lock; None until needed
         self._waiters: list[Any] = []  # guarded by _lock; events of threads that wait for us
         self._busy: dict[int, int] = {}  # guarded by _lock; thread -> runs it is inside of
@@ -587,9 +590,44 @@ class Scheduler:
             state = self._state
         finally:
             self._unlock()
+        if not found:
+            return []  # without a look at every history
         slots = self._max - sum(self._rules.lanes.values())
         bound = Bound(tasks, running, now=now, slots=slots, aging=self._aging)
         return waiting(found, bound if state is _State.RUNNING else None, _OBSTACLES[state])
+
+    def health(self) -> Health:
+        """Return whether it does its work, and what there is to complain of.
+
+        For a liveness probe ``scheduler.health().is_healthy`` is the whole line. Looks at every
+        task, while runs wait at the history of each, so ask every few seconds, not for each run.
+        """
+        waiting = self.ready(_LOOKED_AT)
+        self._acquire()
+        try:
+            now, at = self._primitives.utc_now(), self._primitives.monotonic()
+            tasks = list(self._engine.tasks.values())
+            live = list(self._engine.live.values())
+            obstacle, ticker = _OBSTACLES[self._state], self._ticker
+            executor = self._engine.obstacle
+            last_tick, age, lags = self._pulse.last_tick, self._pulse.age(at), self._pulse.lags(at)
+        finally:
+            self._unlock()
+        if ticker is not None and ticker.thread.ident is not None and not ticker.thread.is_alive():
+            obstacle = "its thread has died"
+        findings = Findings(
+            obstacle=obstacle,
+            executor=executor,
+            tick=self._tick.total_seconds(),
+            last_tick=last_tick,
+            age=age,
+            lags=lags,
+            oldest_wait=oldest_wait(tasks, now),
+            waiting=waiting,
+            stuck=tuple(run.task.name for run in live if run.is_stuck),
+            quarantined=tuple(task.name for task in tasks if task.quarantine is not None),
+        )
+        return health_of(findings, now)
 
     def stats(self) -> Stats:
         """Return the counters: removed tasks stay in the sums."""
@@ -835,6 +873,7 @@ class Scheduler:
                 return
             self._state = _State.RUNNING
             self._ticker = ticker
+            self._pulse = Pulse()
             self._engine.is_paused = False
             self._engine.let_go()
             if self._outside is not None:
@@ -870,6 +909,7 @@ class Scheduler:
         """Tick until *ticker* is over: what the scheduler thread does."""
         monotonic, tick = self._primitives.monotonic, self._tick.total_seconds()
         polled_at = -math.inf
+        late = 0.0
         seen: datetime | None = None
         while not ticker.is_over:
             ticker.timer.clear()  # before the look around, so that no later call is lost
@@ -878,23 +918,31 @@ class Scheduler:
             if poll:
                 polled_at = at
             self._tick_once(poll=poll)
-            at = monotonic()
+            began, at = at, monotonic()
+            lag = max(late, at - began)
             sample = self._gates.wait(at)
             to_poll = polled_at + tick - at
             if sample is not None:  # the least, since another thread may be at one that is due
                 to_poll = min(to_poll, max(sample, _FROZEN_PAUSE))
-            wait, now = self._plan_wait(ticker, to_poll)
+            wait, now = self._plan_wait(ticker, to_poll, lag)
             if now == seen:
                 wait = max(wait, min(_FROZEN_PAUSE, tick))
             seen = now
-            ticker.timer.wait(wait)
+            at = monotonic()
+            was_called = ticker.timer.wait(wait)
             ticker.until = None  # from here on it looks by itself
+            late = 0.0 if was_called else monotonic() - at - wait
 
-    def _plan_wait(self, ticker: _Ticker, to_poll: float) -> tuple[float, datetime]:
-        """Return how long to wait, at most *to_poll* seconds, and the time that was assumed."""
+    def _plan_wait(self, ticker: _Ticker, to_poll: float, lag: float) -> tuple[float, datetime]:
+        """Return how long to wait, at most *to_poll* seconds, and the time that was assumed.
+
+        *lag* is how late this look around was.
+        """
         self._acquire()
         try:
             now = self._primitives.utc_now()
+            if self._ticker is ticker:
+                self._pulse.beat(now, self._primitives.monotonic(), lag)
             if ticker.is_over or self._engine.rung or self._engine.has_to_ask:
                 return 0.0, now  # the last: a slot came upon it
             wait = max(0.0, to_poll)

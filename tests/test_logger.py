@@ -7,6 +7,7 @@ import json
 import logging
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
@@ -14,6 +15,7 @@ from freezegun import freeze_time
 
 from background_tasks import (
     EventTrigger,
+    Execution,
     OneTimeTrigger,
     PeriodicTrigger,
     RetryPolicy,
@@ -124,6 +126,24 @@ def test_a_run_that_stands_for_others_says_so() -> None:
     assert missed["background_tasks.run.missed"] == 1
     assert missed["background_tasks.run.lateness_s"] == 30
     assert "background_tasks.run.queue_time_s" not in missed
+
+
+def test_the_lines_of_a_run_name_its_span() -> None:
+    """At the top, where those who join logs and traces look for it."""
+    lines = io.StringIO()
+    configure_logging(stream=lines)
+
+    @contextmanager
+    def traced(execution: Execution) -> Iterator[None]:
+        execution.set_span("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331")
+        yield
+
+    scheduler = Scheduler(1, around=[traced])
+    scheduler.run_task(scheduler.add_task(Task("t", int)).id)
+
+    (line,) = map(json.loads, lines.getvalue().splitlines())
+    assert line["trace_id"] == "0af7651916cd43dd8448eb211c80319c"
+    assert line["span_id"] == "b7ad6b7169203331"
 
 
 def test_configured_twice_writes_once() -> None:
