@@ -50,23 +50,24 @@ soak: $(READY)  ## Look for leaks over 100,000 tasks, 1,000 lives and thirty day
 	LEAK_TASKS=100000 LEAK_CYCLES=1000 LEAK_DAYS=30 \
 	    $(BIN)/python -m pytest -o faulthandler_timeout=0 --durations=0 tests/test_leaks.py
 
-versions: $(READY)  ## Run the tests on each Python of 3.10 to 3.13 that is installed beside that of .venv
+# One target a version, so that `make -j2` can test two at a time.
+versions: $(addprefix python-,$(VERSIONS))  ## Run the tests on each Python of 3.10 to 3.13 that is installed beside that of .venv
+
+python-%: $(READY)
 	@own=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
-	for version in $(VERSIONS); do \
-	    if [ "$$version" = "$$own" ]; then echo "Python $$version: make test"; continue; fi; \
-	    python=$$(PYENV_VERSION= command -v python$$version || true); \
-	    "$$python" -c '' 2>/dev/null || python=$$(ls -d "$$HOME"/.pyenv/versions/$$version.*/bin/python 2>/dev/null | tail -1); \
-	    if [ -z "$$python" ]; then echo "Python $$version: not installed"; continue; fi; \
-	    venv=build/venv-$$version; \
-	    if [ ! -e $$venv/.ready ] || [ pyproject.toml -nt $$venv/.ready ]; then \
-	        "$$python" -m venv $$venv \
-	        && $$venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1" \
-	        && $$venv/bin/python -m pip install --quiet --disable-pip-version-check --editable . --group test \
-	        && touch $$venv/.ready || exit 1; \
-	    fi; \
-	    echo "Python $$version: $$($$venv/bin/python --version)"; \
-	    $$venv/bin/python -m pytest -q -p no:cacheprovider || exit 1; \
-	done
+	if [ "$*" = "$$own" ]; then echo "Python $*: make test"; exit 0; fi; \
+	python=$$(PYENV_VERSION= command -v python$* || true); \
+	"$$python" -c '' 2>/dev/null || python=$$(ls -d "$$HOME"/.pyenv/versions/$*.*/bin/python 2>/dev/null | tail -1); \
+	if [ -z "$$python" ]; then echo "Python $*: not installed"; exit 0; fi; \
+	venv=build/venv-$*; \
+	if [ ! -e $$venv/.ready ] || [ pyproject.toml -nt $$venv/.ready ]; then \
+	    "$$python" -m venv $$venv \
+	    && $$venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1" \
+	    && $$venv/bin/python -m pip install --quiet --disable-pip-version-check --editable . --group test \
+	    && touch $$venv/.ready || exit 1; \
+	fi; \
+	echo "Python $*: $$($$venv/bin/python --version)"; \
+	$$venv/bin/python -m pytest -q -p no:cacheprovider
 
 release-check: $(READY)  ## Check that the version heads the changelog
 	$(BIN)/python -c 'import re, pathlib; \
@@ -74,7 +75,9 @@ release-check: $(READY)  ## Check that the version heads the changelog
 	heads = re.findall(r"^## \[(.+?)\]", pathlib.Path("CHANGELOG.md").read_text(), re.M); \
 	assert version in heads[:2], f"CHANGELOG.md starts with {heads[:2]}, not {version}"'
 
-check: lint typecheck release-check coverage test versions  ## All that must hold before a change lands
+check: lint typecheck release-check  ## All that must hold before a change lands
+	$(MAKE) --jobs=2 --output-sync=target coverage versions
+	$(MAKE) test
 
 BENCH := build/venv-bench
 $(BENCH)/.ready: pyproject.toml
