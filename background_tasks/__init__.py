@@ -20,7 +20,7 @@ from background_tasks.gates import CpuPressure, Gate, GateReading, LoadPerCpu, M
 from background_tasks.health import Health
 from background_tasks.logger import configure_logging
 from background_tasks.outlook import Upcoming, Waiting
-from background_tasks.resources import Resources, Summary, Usage
+from background_tasks.resources import Resources
 from background_tasks.scheduler import Scheduler
 from background_tasks.task import (
     Execution,
@@ -31,6 +31,7 @@ from background_tasks.task import (
     current_execution,
 )
 from background_tasks.trigger import EventTrigger, OneTimeTrigger, PeriodicTrigger, Trigger
+from background_tasks.usage import Summary, Usage
 
 __all__ = [
     "AlreadyAddedError",

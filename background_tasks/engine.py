@@ -33,10 +33,11 @@ from background_tasks.gates import GateReading
 from background_tasks.heap import Entry
 from background_tasks.plain import to_dict
 from background_tasks.ready import Ready
-from background_tasks.resources import added, tallied
+from background_tasks.resources import added
 from background_tasks.run import Outcome, Run
 from background_tasks.task import TIMED_OUT, WAS_CANCELLED, WAS_STOPPED, Execution, Status, Task
 from background_tasks.trigger import Arm, TimedTrigger, Trigger, arms_of, trigger_of
+from background_tasks.usage import tallied
 
 __all__ = ["MAX_CATCH_UP", "Engine", "Pending", "Stats"]
 

@@ -1,4 +1,4 @@
-"""What one execution cost, as far as the thread that ran it can know, and what a task's did in sum.
+"""What one execution cost, as far as the thread that ran it can know.
 
 Counted is what that one thread used: its CPU time, page faults, context switches, blocks and
 bytes. Not counted is what the task has done for it by others: by threads and processes that it
@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import zip_longest
 from operator import add, itemgetter
 from typing import Any, NamedTuple
@@ -30,19 +30,14 @@ except ImportError:  # pragma: no cover - Windows has no resource module
 __all__ = [
     "BASIC",
     "NO_COST",
-    "NO_TALLY",
     "Cost",
     "Meter",
     "Reading",
     "Resources",
-    "Summary",
-    "Tally",
-    "Usage",
     "added",
     "extras_of",
+    "joined",
     "meter_of",
-    "tallied",
-    "usage_of",
 ]
 
 _EXTRAS = ("io", "rss")
@@ -122,13 +117,13 @@ class Meter(NamedTuple):
 
 def added(one: Cost, other: Cost) -> Cost:
     """Return what two attempts of one run cost."""
-    return _joined(one, other, max)
+    total = joined(one, other, add)
+    return (*total[:_RSS], *joined(one[_RSS:], other[_RSS:], max))
 
 
-def _joined(one: Cost, other: Cost, rss: Callable[[Any, Any], Any]) -> Cost:
-    """Return the sum of both; *rss* joins two sizes of the process."""
-    pairs = enumerate(zip_longest(one, other))
-    return tuple(_both(a, b, rss if place == _RSS else add) for place, (a, b) in pairs)
+def joined(one: Cost, other: Cost, join: Callable[[Any, Any], Any]) -> Cost:
+    """Return what *join* makes of each two values; the one of them when the other is None."""
+    return tuple(_both(a, b, join) for a, b in zip_longest(one, other))
 
 
 def _both(one: Any, other: Any, join: Callable[[Any, Any], Any]) -> Any:
@@ -277,86 +272,3 @@ def _moved(before: bytes, after: bytes) -> tuple[int | None, int | None]:
 def _resident() -> int | None:
     size = _contents(_SIZE_FILE).split()
     return int(size[1]) * os.sysconf("SC_PAGE_SIZE") if size else None
-
-
-# What the runs of a task cost
-
-
-class Summary(NamedTuple):
-    """What several executions cost.
-
-    Attributes:
-        runs: How many there were, without those that never started.
-        total: The sum; its ``process_rss`` is None, since sizes of a process have no sum.
-        mean: The sum by their number.
-        maximum: The largest value of each kind, not all of one execution.
-    """
-
-    runs: int = 0
-    total: Resources = Resources()
-    mean: Resources = Resources()
-    maximum: Resources = Resources()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as values that JSON has."""
-        return to_dict(self)
-
-
-class Usage(NamedTuple):
-    """What the executions of a task cost, see `Summary`.
-
-    Attributes:
-        history: Those in its history.
-        since_added: All that have ended since the task was added.
-    """
-
-    history: Summary = Summary()
-    since_added: Summary = Summary()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as values that JSON has."""
-        return to_dict(self)
-
-
-class Tally(NamedTuple):
-    """What a `Summary` is made from: how many runs, and sums and maxima by the place in a Cost."""
-
-    runs: int = 0
-    sums: Cost = ()
-    maxima: Cost = ()
-
-
-NO_TALLY = Tally()
-
-
-def tallied(tally: Tally, cost: Cost) -> Tally:
-    """Return *tally* with one more execution."""
-    runs, sums, maxima = tally
-    if len(cost) == len(sums):
-        try:
-            most = tuple([a if a > b else b for a, b in zip(maxima, cost, strict=True)])
-            return Tally(runs + 1, tuple(map(add, sums, cost)), most)
-        except TypeError:  # one of them is None; not asked before, which takes longer
-            pass
-    most = tuple(_both(a, b, max) for a, b in zip_longest(maxima, cost))
-    return Tally(runs + 1, _joined(sums, cost, add), most)
-
-
-def usage_of(history: Iterable[Cost], before: Tally) -> Usage:
-    """Return the usage of a task with that *history*, *before* which there was more."""
-    recent, everything = NO_TALLY, before
-    for cost in history:
-        recent, everything = tallied(recent, cost), tallied(everything, cost)
-    return Usage(_summary(recent), _summary(everything))
-
-
-def _summary(tally: Tally) -> Summary:
-    if not tally.runs:
-        return Summary()
-    means: list[Any] = [None if each is None else each / tally.runs for each in tally.sums]
-    return Summary(
-        runs=tally.runs,
-        total=Resources(*tally.sums[:_RSS]),
-        mean=Resources(*means),
-        maximum=Resources(*tally.maxima),
-    )

@@ -41,7 +41,7 @@ from background_tasks.outside import Outside
 from background_tasks.pool import DaemonPool
 from background_tasks.primitives import REAL, Primitives
 from background_tasks.reporter import Reporter
-from background_tasks.resources import Tally, extras_of
+from background_tasks.resources import extras_of
 from background_tasks.run import Run
 from background_tasks.runner import Runner
 from background_tasks.task import Execution, RetryPolicy, Status, Task, triggers_of
@@ -55,6 +55,7 @@ from background_tasks.trigger import (
     Trigger,
     trigger_of,
 )
+from background_tasks.usage import Tally
 
 __all__ = ["Scheduler"]
 

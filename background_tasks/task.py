@@ -28,8 +28,9 @@ from background_tasks.errors import (
     TaskTimeoutError,
 )
 from background_tasks.plain import to_dict
-from background_tasks.resources import NO_COST, NO_TALLY, Cost, Resources, Tally, Usage, usage_of
+from background_tasks.resources import NO_COST, Cost, Resources
 from background_tasks.trigger import Arm, Trigger
+from background_tasks.usage import NO_TALLY, Tally, Usage, usage_of
 
 __all__ = [
     "MISSED_POLICIES",
