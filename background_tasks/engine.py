@@ -632,7 +632,8 @@ class Engine:
     ) -> int:
         """Make a run and queue it; return 1, or 0 when it was skipped."""
         run = Run(task, arm, self._execution(task, at, now, event, missed))
-        run.execution._origin = origin
+        if origin is not None:
+            run.execution._origin = origin
         if task._running >= task.max_instances and task.overlap == "skip":
             self._skip(run, now)
             return 0
@@ -772,7 +773,8 @@ class Engine:
     ) -> Run:
         """Start a run of the task outside of slots, queues and ``max_instances``."""
         run = Run(task, None, self._execution(task, now, now, event, 0))
-        run.execution._origin = origin
+        if origin is not None:
+            run.execution._origin = origin
         run.is_inline = True
         if self.level <= _QUIET_LEVEL:
             self.note(_RELEASED, now, task, run)
@@ -940,7 +942,8 @@ class Engine:
         execution.ended_at = now
         self.live.pop(execution.id, None)
         self._counted[status] += 1
-        execution._origin = None
+        if execution._origin is not None:
+            execution._origin = None
         if task.history:
             if task._history is None:
                 task._history = []
