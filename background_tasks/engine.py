@@ -79,7 +79,6 @@ _GATE_NEWS = {
 }
 _FORKED = "the process was forked while it ran: it goes on in the parent"
 _DISABLED = "its task is disabled"
-_STANDS_FOR_IT = "a run that waits stands for it"
 _NO_TIME = timedelta(0)
 _LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
 _STEP = timedelta(seconds=1)  # below it a clock is slewed rather than set
@@ -439,6 +438,9 @@ class Engine:
         if task is None:
             return 0
         if arm._arm_signals is None:
+            if arm._arm_timed is not None and arm._arm_run is not None and task.missed != "all":
+                self._stand_for(arm._arm_run, 1, now)
+                return 0
             return self._release(task, arm, now, now)
         if not arm._arm_is_custom:
             self.ring(arm)  # which `release` then counts
@@ -547,8 +549,7 @@ class Engine:
         task: Task = trigger._arm_task
         count, at = trigger.take(now)
         if trigger._arm_run is not None:
-            trigger._arm_run.execution.missed += count
-            self._pass_over(task, count, now, _STANDS_FOR_IT)
+            self._stand_for(trigger._arm_run, count, now)
             return 0
         if task.missed == "skip" and now - at > _either(task.misfire_grace, self._on_time):
             self._pass_over(task, count, now, "it is late")
@@ -573,6 +574,11 @@ class Engine:
                 if trigger._arm_run is not None:
                     trigger._arm_run.execution.missed += count
         return released
+
+    def _stand_for(self, run: Run, count: int, now: datetime) -> None:
+        """Let a run that waits stand for *count* further occurrences."""
+        run.execution.missed += count
+        self._pass_over(run.task, count, now, "a run that waits stands for it")
 
     def _pass_over(self, task: Task, count: int, now: datetime, reason: str) -> None:
         """Count occurrences that make no run of their own."""
@@ -606,8 +612,7 @@ class Engine:
             if trigger.coalesce and arm._arm_run is not None:
                 waiting: Execution = arm._arm_run.execution
                 waiting.event, waiting._origin = event, origin
-                waiting.missed += 1
-                self._pass_over(task, 1, now, _STANDS_FOR_IT)
+                self._stand_for(arm._arm_run, 1, now)
             else:
                 released += self._release(task, arm, at, now, event, origin=origin)
         if trigger.waiting:

@@ -1367,6 +1367,24 @@ def test_custom_one_time_task_goes_however_quick_its_run() -> None:
     assert not engine.tasks
 
 
+@pytest.mark.parametrize(("missed", "waiting"), [("once", 1), ("skip", 1), ("all", 3)])
+def test_runs_of_a_custom_timer_do_not_pile_up(missed: str, waiting: int) -> None:
+    """As with any timer one waiting run stands for those to come, unless all are wanted."""
+    engine = _engine()
+    task = _add(engine, _CustomPeriodic(10), missed=missed)
+    (arm,) = engine.custom_arms([task])
+    engine.answered(arm, _at(0))
+    run = _start(engine)
+
+    answers = [engine.answered(arm, _at(when)) for when in (10, 20, 30)]
+    _succeed(engine, run)
+
+    assert sum(answers) == waiting
+    assert _start(engine).execution.missed == 3 - waiting
+    stats = engine.stats()
+    assert (stats.pending, stats.skipped) == (waiting - 1, 3 - waiting)
+
+
 def test_custom_trigger_of_a_removed_task_is_given_up() -> None:
     """An answer that comes after the removal makes no run, and it is never asked again."""
     engine, _, arm = _with_custom()
