@@ -20,6 +20,7 @@ from background_tasks.gates import CpuPressure, Gate, GateReading, LoadPerCpu, M
 from background_tasks.health import Health
 from background_tasks.logger import configure_logging
 from background_tasks.outlook import Upcoming, Waiting
+from background_tasks.overview import TaskOverview
 from background_tasks.resources import Resources
 from background_tasks.scheduler import Scheduler
 from background_tasks.task import (
@@ -65,6 +66,7 @@ __all__ = [
     "Task",
     "TaskCancelledError",
     "TaskNotFoundError",
+    "TaskOverview",
     "TaskTimeoutError",
     "Trigger",
     "Upcoming",

@@ -20,16 +20,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from operator import attrgetter
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from background_tasks.clock import monotonic, utc_now
 from background_tasks.engine import Stats
 from background_tasks.gates import CpuPressure
-from background_tasks.outlook import Upcoming
+from background_tasks.overview import overview, overview_table
 from background_tasks.scheduler import Scheduler
-from background_tasks.task import Execution, RetryPolicy, Status, Task, current_execution
+from background_tasks.task import RetryPolicy, Task, current_execution
 from background_tasks.trigger import EventTrigger, OneTimeTrigger, PeriodicTrigger
 
 __all__ = [
@@ -37,14 +36,11 @@ __all__ = [
     "Sample",
     "headline",
     "is_overloaded",
-    "next_fires",
     "parse_loadavg",
     "parse_meminfo",
     "parse_net_dev",
     "roll_up",
-    "row",
     "run",
-    "table",
     "take_values",
 ]
 
@@ -58,14 +54,7 @@ _GAUGES = ("load_1m", "memory_used_bytes", "disk_used_bytes")
 _COUNTERS = ("received_bytes", "sent_bytes")
 _LEAST_SAMPLES = 3  # a guess: below it a mean says little, and a rate less
 _HISTORY = 100_000  # runs: over five hours of the most frequent task, some 50 MB
-_LOOK_AHEAD = 100  # runs to come: some ten seconds, in which each timed task has one
 _UNKNOWN = "n/a"
-_NOTHING = "-"
-_HEADER = (
-    ("task", "runs", "failures", "retries", "last", "next fire", "late start", "late start", "CPU"),
-    ("", "", "", "", "status", "(UTC)", "mean ms", "max ms", "s"),
-)
-_TEXT_COLUMNS = (0, 4, 5)  # aligned to the left; the others hold numbers
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _logger = logging.getLogger(__name__)
@@ -264,65 +253,6 @@ def _grown_text(samples: Sequence[Sample], name: str) -> str:
     return _UNKNOWN if by is None else f"{by / 2**10:.1f} KiB"
 
 
-def next_fires(upcoming: Iterable[Upcoming]) -> dict[int, str]:
-    """Return the time of day of each task's next run, by the ID of the task.
-
-    Args:
-        upcoming: Soonest first, as ``Scheduler.upcoming`` returns them.
-    """
-    first: dict[int, str] = {}
-    for each in upcoming:
-        first.setdefault(each.task_id, each.at.strftime("%H:%M:%S.%f")[:-3])
-    return first
-
-
-def row(task: Task, executions: Sequence[Execution], next_fire: str | None) -> tuple[str, ...]:
-    """Return a task's row of the table; *next_fire* is None when no time is known.
-
-    A failure is an attempt that raised, a retry an attempt after one. A run's late start is from
-    when it was due to its first attempt: the scheduler's share and the wait for a slot together.
-    Older runs than the history keeps are not counted, which a "+" tells.
-    """
-    late = [1000 * (each.lateness + each.queue_time) for each in executions if each.started_at]
-    return (
-        task.name,
-        f"{len(executions)}{'+' if len(executions) >= task.history else ''}",
-        f"{sum(map(_failures, executions))}",
-        f"{sum(max(0, each.attempts - 1) for each in executions)}",
-        executions[-1].status.value if executions else _NOTHING,
-        next_fire or _otherwise(task),
-        f"{sum(late) / len(late):.1f}" if late else _NOTHING,
-        f"{max(late):.1f}" if late else _NOTHING,
-        f"{sum(each.resources.cpu for each in executions):.4f}",
-    )
-
-
-def _failures(execution: Execution) -> int:
-    """Return how many attempts raised: all but one that succeeded or has yet to end."""
-    return execution.attempts - (execution.status in (Status.SUCCESS, Status.RUNNING))
-
-
-def _otherwise(task: Task) -> str:
-    """Return what stands for a time that is not known."""
-    return "on event" if any(isinstance(t, EventTrigger) for t in task.triggers) else _NOTHING
-
-
-def table(rows: Iterable[Sequence[str]]) -> str:
-    """Return *rows*, each as `row` makes it, as lines below a header, aligned by column."""
-    body = list(rows)
-    widths = [max(map(len, column)) for column in zip(*_HEADER, *body, strict=True)]
-    rule = tuple("-" * width for width in widths)
-    return "\n".join(_line(cells, widths) for cells in (*_HEADER, rule, *body))
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    placed = (
-        cell.ljust(width) if column in _TEXT_COLUMNS else cell.rjust(width)
-        for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
-    )
-    return "  ".join(placed).rstrip()
-
-
 # The tasks
 
 
@@ -502,7 +432,7 @@ def run(seconds: float) -> int:
             received = _wait(signals, seconds)
         # Nothing runs any more, so all that is printed is of one moment.
         print(agent.headline(seconds=monotonic() - started, stats=scheduler.stats()))
-        print(table(_rows(scheduler, tasks)), flush=True)
+        print(_table(scheduler, tasks), flush=True)
     return 0 if received is None else 128 + received
 
 
@@ -535,11 +465,10 @@ def _wait(signals: SimpleQueue[int], seconds: float) -> int | None:
         return None
 
 
-def _rows(scheduler: Scheduler, tasks: Iterable[Task]) -> Iterator[tuple[str, ...]]:
-    """Yield the row of each task, from its runs that have ended or wait for a retry."""
-    fires = next_fires(scheduler.upcoming(_LOOK_AHEAD))
-    unended = scheduler.running
-    for task in tasks:
-        executions = [*task.execution_hist, *unended.get(task.id, ())]
-        executions.sort(key=attrgetter("id"))  # by release: the last one may have ended first
-        yield row(task, executions, fires.get(task.id))
+def _table(scheduler: Scheduler, tasks: Iterable[Task]) -> str:
+    """Return the table of the *tasks*, those that were removed included."""
+    registered = {each.task_id: each for each in scheduler.overview()}
+    shown = (
+        registered.get(task.id) or overview(task, task.execution_hist, (), None) for task in tasks
+    )
+    return overview_table(shown, utc_now())

@@ -1246,6 +1246,11 @@ class Engine:
                 found.append((due, task, None if type(item) is Run else trigger_of(item)))
         return found[:n]
 
+    def next_of(self, task: Task, retrying: Iterable[Run]) -> datetime | None:
+        """Return when a trigger of *task* or one of its *retrying* runs is next due."""
+        entries = [*(arm._arm_entry for arm in task._arms), *(run.entry for run in retrying)]
+        return min((entry[0] for entry in entries if entry is not None), default=None)
+
     def note(
         self,
         kind: ChangeKind,

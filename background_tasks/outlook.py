@@ -19,7 +19,7 @@ from background_tasks.plain import to_dict
 from background_tasks.task import Execution, Status, Task
 from background_tasks.trigger import TimedTrigger, Trigger
 
-__all__ = ["Bound", "Upcoming", "Waiting", "oldest_wait", "upcoming", "waiting"]
+__all__ = ["Bound", "Upcoming", "Waiting", "length", "oldest_wait", "upcoming", "waiting"]
 
 _NO_SLOT = ("", "no slot is free")  # the reasons under which the bound holds
 
@@ -125,12 +125,12 @@ class Bound:
         self._slots = slots
         self._aging = aging
         tasks = list(tasks)
-        known = {task.id: length for task in tasks if (length := _longest(task)) is not None}
+        known = {task.id: longest for task in tasks if (longest := _longest(task)) is not None}
         is_known = bool(known)
         for execution in running:
             if execution.status is Status.RUNNING and execution.started_at is not None:
-                length = (now - execution.started_at).total_seconds()
-                known[execution.task_id] = max(length, known.get(execution.task_id, 0.0))
+                passed = (now - execution.started_at).total_seconds()
+                known[execution.task_id] = max(passed, known.get(execution.task_id, 0.0))
         self._longest = max(known.values()) if is_known else math.inf
         self._lengths = dict.fromkeys((task.id for task in tasks), self._longest) | known
         self._sum = sum(self._lengths.values())
@@ -156,11 +156,11 @@ class Bound:
 def _longest(task: Task) -> float | None:
     """Return the seconds of the longest run in the history of *task*, None without any."""
     ran = (each for each in tuple(task._history or ()) if each.attempts)
-    return max(map(_length, ran), default=None)
+    return max(map(length, ran), default=None)
 
 
-def _length(execution: Execution) -> float:
-    """Return how long a run took, by the clock too: that of a test may be another."""
+def length(execution: Execution) -> float:
+    """Return how many seconds a run took, by the clock too: that of a test may be another."""
     started, ended = execution.started_at, execution.ended_at
     if execution.attempts > 1 or started is None or ended is None:
         return execution.resources.wall

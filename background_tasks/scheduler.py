@@ -38,6 +38,7 @@ from background_tasks.health import Findings, Health, Pulse, health_of
 from background_tasks.logger import log
 from background_tasks.outlook import Bound, Upcoming, Waiting, oldest_wait, upcoming, waiting
 from background_tasks.outside import Outside
+from background_tasks.overview import TaskOverview, most_notable, overview, overview_table
 from background_tasks.pool import DaemonPool
 from background_tasks.primitives import REAL, Primitives
 from background_tasks.reporter import Reporter
@@ -597,6 +598,47 @@ class Scheduler:
         bound = Bound(tasks, running, now=now, slots=slots, aging=self._aging)
         return waiting(found, bound if state is _State.RUNNING else None, _OBSTACLES[state])
 
+    def overview(self, n: int = 100) -> list[TaskOverview]:
+        """Return what each of *n* tasks is at and what it did, in the order of their IDs.
+
+        Of more tasks those that are quarantined, whose last run failed or that run now.
+
+        Raises:
+            ValueError: *n* is negative.
+        """
+        n = min(checks.whole("n", n, least=0), sys.maxsize)
+        chosen = most_notable(self.tasks.values(), n)
+        found = []
+        self._acquire()
+        try:
+            live: dict[int, list[Run]] = {}
+            for run in self._engine.live.values():
+                live.setdefault(run.execution.task_id, []).append(run)
+            for task in chosen:
+                runs = live.get(task.id, [])
+                retrying = (run for run in runs if run.execution.status is Status.RETRYING)
+                next_at = self._engine.next_of(task, retrying)
+                copies = [run.execution.copy() for run in runs]
+                found.append((task, list(task._history or ()), copies, next_at))
+        finally:
+            self._unlock()
+        return [overview(*each) for each in found]
+
+    def table(self, n: int = 100) -> str:
+        """Return the `overview` of *n* tasks as a table for people; `str` of it is this, too.
+
+        Raises:
+            ValueError: *n* is negative.
+        """
+        shown = self.overview(n)
+        lines = [repr(self)[1:-1]]
+        if shown:
+            lines.append(overview_table(shown, self._primitives.utc_now()))
+        hidden = len(self.tasks) - len(shown)
+        if hidden > 0:
+            lines.append(f"and {hidden} tasks more")
+        return "\n".join(lines)
+
     def health(self) -> Health:
         """Return whether it does its work, and what there is to complain of.
 
@@ -655,6 +697,10 @@ class Scheduler:
             self._refresh_level()
 
         return end
+
+    def __str__(self) -> str:
+        """Return the `table`."""
+        return self.table()
 
     def __repr__(self) -> str:
         """Say what state it is in and how much there is to do."""
