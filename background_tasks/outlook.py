@@ -79,11 +79,21 @@ class Waiting:
 
 
 def upcoming(
-    first: Iterable[tuple[datetime, Task, Trigger | None]], n: int, obstacle: str
+    first: Iterable[tuple[datetime, Task, Trigger | None]],
+    n: int,
+    obstacle: str,
+    *,
+    first_only: bool = False,
 ) -> list[Upcoming]:
-    """Return the next *n* runs from the *first* due times, with *obstacle* to all of them."""
-    fires = (_fires(due, task, trigger) for due, task, trigger in first)
-    soonest = islice(heapq.merge(*fires, key=itemgetter(0)), n)
+    """Return the next *n* runs from the *first* due times, with *obstacle* to all of them.
+
+    With *first_only* at most one of each task.
+    """
+    if first_only:
+        soonest = _first_of_each(first)
+    else:
+        fires = (_fires(due, task, trigger) for due, task, trigger in first)
+        soonest = islice(heapq.merge(*fires, key=itemgetter(0)), n)
     return [
         Upcoming(
             at=at,
@@ -94,6 +104,16 @@ def upcoming(
         )
         for at, task, is_retry in soonest
     ]
+
+
+def _first_of_each(
+    first: Iterable[tuple[datetime, Task, Trigger | None]],
+) -> Iterator[tuple[datetime, Task, bool]]:
+    seen: set[int] = set()
+    for due, task, trigger in first:
+        if task.id not in seen:
+            seen.add(task.id)
+            yield due, task, trigger is None
 
 
 def _fires(

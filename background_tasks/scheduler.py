@@ -45,6 +45,7 @@ from background_tasks.reporter import Reporter
 from background_tasks.resources import extras_of
 from background_tasks.run import Run
 from background_tasks.runner import Runner
+from background_tasks.status import StatusServer
 from background_tasks.task import Execution, RetryPolicy, Status, Task, triggers_of
 from background_tasks.trigger import (
     Arm,
@@ -214,6 +215,11 @@ class Scheduler:
     def max_running_tasks(self) -> int:
         """How many runs at once."""
         return self._max
+
+    @property
+    def state(self) -> str:
+        """Where it is: "new" (never started), "running" or "stopped"."""
+        return self._state.value
 
     @property
     def last_task_id(self) -> int:
@@ -556,22 +562,24 @@ class Scheduler:
 
     # Looking
 
-    def upcoming(self, n: int = 10) -> list[Upcoming]:
+    def upcoming(self, n: int = 10, *, first_only: bool = False) -> list[Upcoming]:
         """Return the next *n* runs that timers and retries will make, soonest first.
 
-        Jitter that is not drawn yet is left out.
+        With *first_only* the first of each task, so that one that runs often does not hide the
+        others; then there may be fewer. Jitter that is not drawn yet is left out.
 
         Raises:
             ValueError: *n* is negative.
         """
         n = min(checks.whole("n", n, least=0), sys.maxsize)
+        checks.boolean("first_only", first_only)
         self._acquire()
         try:
             first = self._engine.first_due(n)
             state = self._state
         finally:
             self._unlock()
-        return upcoming(first, n, _OBSTACLES[state])
+        return upcoming(first, n, _OBSTACLES[state], first_only=first_only)
 
     def ready(self, n: int = 100) -> list[Waiting]:
         """Return the first *n* runs that wait for their turn, and what each waits for.
@@ -679,6 +687,21 @@ class Scheduler:
             return self._engine.stats()
         finally:
             self._unlock()
+
+    def serve_status(self, path: str | os.PathLike[str]) -> StatusServer:
+        """Tell other processes of this user what there is to see, through a Unix socket at *path*.
+
+        ``python -m background_tasks top PATH`` shows it. The socket's file is for its owner
+        alone; a folder of the application's is a good place. Who connects is sent a snapshot as
+        one JSON line, without arguments, events and results, and can ask for nothing. Does not
+        block; call ``close()`` on what is returned, or use it as a context manager.
+
+        Raises:
+            ValueError: *path* is too long, is served already, or is something else than a socket.
+            TypeError: *path* is not a path.
+            OSError: The system refuses, because there is no such folder, say.
+        """
+        return StatusServer(self, path)
 
     def add_listener(self, listener: Callable[[Change], object]) -> Callable[[], None]:
         """Have *listener* called with each Change from now on; return a function that ends that.

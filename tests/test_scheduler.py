@@ -959,3 +959,18 @@ def _status(change: Change) -> str | None:
 
 def _thread_name() -> str:
     return threading.current_thread().name
+
+
+def test_upcoming_may_be_the_first_of_each_task(scheduler: Scheduler) -> None:
+    """One that runs often does not hide the others."""
+    with freeze_time(START):
+        scheduler.add_task(Task("slow", int, triggers=[PeriodicTrigger(interval=50)]))
+        often = [PeriodicTrigger(interval=20), PeriodicTrigger(interval=30)]
+        scheduler.add_task(Task("fast", int, triggers=often))
+
+        entries = scheduler.upcoming(6, first_only=True)
+
+    assert [((entry.at - START).seconds, entry.task_name) for entry in entries] == [
+        (20, "fast"),
+        (50, "slow"),
+    ]
