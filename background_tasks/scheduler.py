@@ -46,7 +46,14 @@ from background_tasks.resources import extras_of
 from background_tasks.run import Run
 from background_tasks.runner import Runner
 from background_tasks.status import StatusServer
-from background_tasks.task import Execution, RetryPolicy, Status, Task, triggers_of
+from background_tasks.task import (
+    Execution,
+    RetryPolicy,
+    Status,
+    Task,
+    current_execution,
+    triggers_of,
+)
 from background_tasks.trigger import (
     Arm,
     Asked,
@@ -445,7 +452,7 @@ class Scheduler:
             return False
         if self._outside is not None:
             self._outside.close()
-        if self._primitives.get_ident() in self._busy:
+        if self._own_runs():
             return False  # the caller's own run goes on
         self._join(ticker, pool, end)
         return True
@@ -847,7 +854,7 @@ class Scheduler:
         monotonic = self._primitives.monotonic
         waiter = self._primitives.event()
         self._acquire()
-        own = self._busy.get(self._primitives.get_ident(), 0)
+        own = self._own_runs()
         self._exempt += own
         self._notify()  # another run that waits for the others no longer waits for this one
         self._waiters.append(waiter)
@@ -884,6 +891,20 @@ class Scheduler:
             ticker.thread.join(None if end is None else max(0.0, end - monotonic()))
         if pool is not None:
             pool.join(None if end is None else max(0.0, end - monotonic()))
+
+    def _own_runs(self) -> int:
+        """Return how many running runs the caller is inside of."""
+        own = self._busy.get(self._primitives.get_ident(), 0)
+        return own or int(self._is_inside_elsewhere())
+
+    def _is_inside_elsewhere(self) -> bool:
+        """Return whether the caller is inside a run in another thread than the slot's.
+
+        In one of an executor's, or in one that the function gave its context to.
+        """
+        execution = current_execution()
+        run = None if execution is None else self._engine.live.get(execution.id)
+        return run is not None and run.execution is execution and execution.status is _RUNNING
 
     def _enter_run(self) -> None:
         """Note that the calling thread is inside a run from now on; the lock is held."""

@@ -13,6 +13,7 @@ from concurrent.futures import (
     Future,
     ThreadPoolExecutor,
 )
+from contextvars import Context, copy_context
 from typing import Any
 
 import pytest
@@ -370,6 +371,45 @@ def test_stop_shuts_down_what_the_factory_made() -> None:
     assert scheduler.stop(10)
     assert scheduler.stop(10)
     assert last.shut_downs == 1
+
+
+def test_a_task_in_a_thread_of_an_executor_waits_for_the_others_only() -> None:
+    """As one in a slot's own thread does: its own run does not count."""
+    answers: list[bool] = []
+
+    def wait_and_stop() -> None:
+        answers.append(scheduler.wait_idle(5))
+        answers.append(scheduler.stop(5))
+
+    with ThreadPoolExecutor(1) as executor, Scheduler(2, executor=executor) as scheduler:
+        task = scheduler.add_task(Task("t", wait_and_stop))
+        scheduler.release_task(task.id)
+        assert scheduler.wait_idle(10)
+
+    assert answers == [True, False]
+    assert [run.status for run in task.execution_hist] == ["SUCCESS"]
+
+
+def test_a_thread_with_the_context_of_a_run_is_inside_of_it() -> None:
+    """Until the run has ended: what a function hands to a helper does not wait for the function."""
+    answers: list[bool] = []
+    scheduler = Scheduler(1)
+    contexts: list[Context] = []
+
+    def help_out() -> None:
+        contexts.append(copy_context())
+        helper = threading.Thread(target=contexts[0].run, args=(ask,))
+        helper.start()
+        helper.join(10)
+
+    def ask() -> None:
+        answers.append(scheduler.wait_idle(5))
+
+    scheduler.run_task(scheduler.add_task(Task("t", help_out)).id)
+    contexts[0].run(ask)
+
+    assert answers == [True, True]
+    assert contexts[0].run(scheduler.stop)
 
 
 def test_a_factory_that_fails_is_told_by_the_scheduler() -> None:
