@@ -58,10 +58,15 @@ class Reporter:
         return _EVERYTHING if self._listeners else logger.getEffectiveLevel()
 
     @property
+    def is_mine(self) -> bool:
+        """True for the thread that is telling: a listener or a log handler asks."""
+        return self._teller == self._get_ident()
+
+    @property
     def is_busy(self) -> bool:
         """True while there is something that another thread has yet to tell, or is telling."""
-        if self._teller == self._get_ident():
-            return False  # a listener asks: it would wait for itself
+        if self.is_mine:
+            return False  # it would wait for itself
         return bool(self._changes) or self._teller is not None
 
     def tell(self) -> bool:

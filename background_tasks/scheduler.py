@@ -422,7 +422,8 @@ class Scheduler:
 
         Blocks until no task runs, at most *timeout* seconds; None waits for ever. With *cancel*
         those that run are asked to give up. Called inside a task it waits for the other tasks
-        and returns False. Twice is fine.
+        and returns False; inside a listener it does not wait for tasks that wait for it. Twice
+        is fine.
 
         Raises:
             ValueError: *timeout* is negative or NaN.
@@ -452,8 +453,8 @@ class Scheduler:
             return False
         if self._outside is not None:
             self._outside.close()
-        if self._own_runs():
-            return False  # the caller's own run goes on
+        if self._own_runs() or (self._reporter.is_mine and self._engine.running):
+            return False  # the caller's own run goes on, or one that waits for this listener
         self._join(ticker, pool, end)
         return True
 
@@ -558,7 +559,9 @@ class Scheduler:
 
         Waits for runs that are pending or wait for a retry and for listeners being told, too;
         not for what waits of disabled tasks or while stopped. Inside a task its own run does not
-        count. With frozen time a retry comes due only when time is moved: give a *timeout*.
+        count, but keeps its slot; a trigger keeps the thread that releases what is due, and so may
+        a listener. Give a *timeout* there, and with frozen time, in which a retry comes due only
+        when time is moved.
 
         Raises:
             ValueError: *timeout* is negative or NaN.
@@ -849,7 +852,8 @@ class Scheduler:
 
         *condition* is told how many running runs do not count. Outside of a task that is none.
         Inside one it is the caller's own, and those of other tasks that wait here as well: two
-        tasks that stop the scheduler would wait for each other otherwise.
+        tasks that stop the scheduler would wait for each other otherwise, and so would a listener
+        and a task, which waits for it to have been told.
         """
         monotonic = self._primitives.monotonic
         waiter = self._primitives.event()
@@ -859,7 +863,7 @@ class Scheduler:
         self._notify()  # another run that waits for the others no longer waits for this one
         self._waiters.append(waiter)
         try:
-            while not condition(self._exempt if own else 0):
+            while not condition(self._exempt if own or self._reporter.is_mine else 0):
                 left = None if end is None else end - monotonic()
                 if left is not None and left <= 0:
                     return False

@@ -407,6 +407,32 @@ def test_two_tasks_that_stop_do_not_wait_for_each_other() -> None:
     assert [task.execution_hist[0].status for task in tasks] == [Status.SUCCESS] * 2
 
 
+def test_stop_in_a_listener_does_not_wait_for_a_task_that_waits_for_it() -> None:
+    """The task waits until the listeners have been told; the stop says that it goes on."""
+    answers: list[bool] = []
+    stopped: list[bool] = []
+    entered, told = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        entered.set()
+        assert told.wait(10)
+        answers.append(scheduler.wait_idle(5))
+
+    def stop(change: Change) -> None:
+        if change.kind is ChangeKind.TASK_ADDED:
+            told.set()
+            stopped.append(scheduler.stop(10))
+
+    with Scheduler(2) as scheduler:
+        scheduler.release_task(scheduler.add_task(Task("waits", wait)).id)
+        assert entered.wait(10)
+        scheduler.add_listener(stop)
+        scheduler.add_task(Task("more", int))
+
+    assert answers == [True]
+    assert stopped == [False]
+
+
 def test_wait_idle_inside_a_task_does_not_wait_for_itself() -> None:
     """Its own run does not count."""
     scheduler = Scheduler(2)
