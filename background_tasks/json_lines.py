@@ -21,7 +21,7 @@ from background_tasks.checks import error_text, shown
 
 __all__ = ["JsonLines"]
 
-_FORMAT = ["levelname", "name", "threadName", "message"]
+_FORMAT = "%(levelname)s %(name)s %(threadName)s %(message)s"  # as text: a list needs 4.0
 _RENAMED = {"levelname": "severity_text", "name": "logger", "threadName": "thread.name"}
 
 _LONGEST_KEY = 200  # characters
