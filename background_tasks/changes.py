@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from background_tasks.plain import to_dict
 from background_tasks.task import Execution
@@ -56,8 +55,7 @@ class ChangeKind(str, Enum):
     __str__ = str.__str__
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class Change(NamedTuple):
     """One change, with the values of that moment.
 
     Attributes:

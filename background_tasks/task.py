@@ -12,9 +12,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import Context, ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from enum import Enum
+from operator import attrgetter
 from typing import Any, Protocol
 
 from background_tasks import checks
@@ -235,9 +236,10 @@ class Execution:
     traceback: str = ""
     cancel_reason: str = ""
     _cost: Cost = NO_COST
+    _span: tuple[str, str] | None = None  # see `trace_id`
+    # What follows is not copied.
     _bell: Any = None  # what `wait` waits on, made when it first does; set with cancel_reason
     _origin: Context | None = None  # until it ends
-    _span: tuple[str, str] | None = None  # see `trace_id`
 
     @property
     def cancelled(self) -> bool:
@@ -316,7 +318,7 @@ class Execution:
 
     def copy(self) -> Execution:
         """Return it as it stands now, in an object of its own."""
-        return replace(self, _bell=None, _origin=None)
+        return Execution(*_copied(self))
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as values that JSON has: instants as ISO 8601 text, durations in seconds.
@@ -337,6 +339,10 @@ class Execution:
             f" {self.status}, attempts {self.attempts}{error}>"
         )
 
+
+# By place, in one call: `dataclasses.replace` takes five times as long, and each change that a
+# listener is told has a copy.
+_copied = attrgetter(*(each.name for each in fields(Execution)[:-2]))  # no _bell, no _origin
 
 # What `cancel_reason` says.
 TIMED_OUT, WAS_CANCELLED, WAS_STOPPED = "timed out", "cancelled", "stopped"
