@@ -12,7 +12,12 @@ from contextlib import AbstractContextManager, ExitStack
 from contextvars import copy_context
 from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType, TracebackType
 
-from background_tasks.task import Execution, running_events, running_execution
+from background_tasks.task import (
+    Execution,
+    running_events,
+    running_execution,
+    running_function,
+)
 
 __all__ = ["Around", "call_function", "call_within", "stack_text", "traceback_text"]
 
@@ -48,21 +53,31 @@ def call_function(
     def call() -> object:
         return _call(execution, function, args, kwargs, events)
 
-    return context.run(_within, execution, call, around)
+    return context.run(_within, execution, function, call, around)
 
 
 def call_within(
-    execution: Execution, call: Callable[[], object], around: Iterable[Around]
+    execution: Execution,
+    function: Callable[..., object],
+    call: Callable[[], object],
+    around: Iterable[Around],
 ) -> object:
     """Return ``call()``, made inside the context managers that *around* makes, the first outermost.
 
-    In a context of its own. None is returned when one of them swallows what *call* raised.
+    In a context of its own. *call* has *function* called somewhere. None is returned when one of
+    the context managers swallows what *call* raised.
     """
-    return copy_context().run(_within, execution, call, around)
+    return copy_context().run(_within, execution, function, call, around)
 
 
-def _within(execution: Execution, call: Callable[[], object], around: Iterable[Around]) -> object:
+def _within(
+    execution: Execution,
+    function: Callable[..., object],
+    call: Callable[[], object],
+    around: Iterable[Around],
+) -> object:
     running_execution.set(execution)
+    running_function.set(function)
     with ExitStack() as stack:
         for make in around:
             stack.enter_context(make(execution))

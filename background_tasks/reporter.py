@@ -138,6 +138,8 @@ def _run_fields(execution: Execution) -> dict[str, object]:
         fields["background_tasks.run.cpu_s"] = round(execution.resources.cpu, 6)
     if execution.trace_id:
         fields["trace_id"], fields["span_id"] = execution.trace_id, execution.span_id
+        if execution.trace_flags:
+            fields["trace_flags"] = execution.trace_flags
     if execution.missed:
         fields["background_tasks.run.missed"] = execution.missed
     if execution.error:

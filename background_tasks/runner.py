@@ -134,7 +134,7 @@ class Runner:
                 raise RemoteError(outcome.error)
 
         try:
-            call_within(execution, call, self._around)
+            call_within(execution, task.function, call, self._around)
         except RemoteError:
             return outcome
         except BaseException as error:  # one of the context managers raised

@@ -50,6 +50,7 @@ __all__ = [
     "priority_of",
     "running_events",
     "running_execution",
+    "running_function",
     "triggers_of",
 ]
 
@@ -236,7 +237,7 @@ class Execution:
     traceback: str = ""
     cancel_reason: str = ""
     _cost: Cost = NO_COST
-    _span: tuple[str, str] | None = None  # see `trace_id`
+    _span: tuple[str, str, str] = ("", "", "")  # see `set_span`
     # What follows is not copied.
     _bell: Any = None  # what `wait` waits on, made when it first does; set with cancel_reason
     _origin: Context | None = None  # until it ends
@@ -285,16 +286,21 @@ class Execution:
     @property
     def trace_id(self) -> str:
         """The trace of the last attempt, 32 hexadecimal digits; "" without telemetry."""
-        return "" if self._span is None else self._span[0]
+        return self._span[0]
 
     @property
     def span_id(self) -> str:
         """The span of the last attempt, 16 hexadecimal digits; "" without telemetry."""
-        return "" if self._span is None else self._span[1]
+        return self._span[1]
 
-    def set_span(self, trace_id: str, span_id: str) -> None:
+    @property
+    def trace_flags(self) -> str:
+        """The flags of that trace, 2 hexadecimal digits, "01" if it is sampled; "" if not known."""
+        return self._span[2]
+
+    def set_span(self, trace_id: str, span_id: str, trace_flags: str = "") -> None:
         """Note the span of an attempt that begins: for a context manager of ``around``."""
-        self._span = trace_id, span_id
+        self._span = trace_id, span_id, trace_flags
 
     @property
     def resources(self) -> Resources:
@@ -358,6 +364,11 @@ def _between(start: datetime | None, end: datetime | None) -> float:
 running_execution: ContextVar[Execution | None] = ContextVar(
     "background_tasks.running_execution", default=None
 )
+
+
+running_function: ContextVar[Callable[..., object] | None] = ContextVar(
+    "background_tasks.running_function", default=None
+)  # only where something is around the attempt
 
 
 running_events: ContextVar[Callable[[], Any]] = ContextVar(

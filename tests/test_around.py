@@ -23,6 +23,7 @@ from background_tasks import (
     Task,
     current_execution,
 )
+from background_tasks.task import running_function
 
 _request: ContextVar[str] = ContextVar("_request", default="none")
 _inner: ContextVar[str] = ContextVar("_inner", default="none")
@@ -345,11 +346,28 @@ def test_a_run_that_time_released_comes_from_nowhere() -> None:
 def test_a_span_is_kept() -> None:
     """For the log, and for whatever is around the next attempt."""
     execution = Execution()
-    assert (execution.trace_id, execution.span_id) == ("", "")
+    assert (execution.trace_id, execution.span_id, execution.trace_flags) == ("", "", "")
 
-    execution.set_span("a" * 32, "b" * 16)
+    execution.set_span("a" * 32, "b" * 16, "01")
 
-    assert (execution.copy().trace_id, execution.span_id) == ("a" * 32, "b" * 16)
+    kept = execution.copy()
+    assert (kept.trace_id, kept.span_id, kept.trace_flags) == ("a" * 32, "b" * 16, "01")
+
+
+@pytest.mark.parametrize("executor", [None, Elsewhere()], ids=["here", "elsewhere"])
+def test_the_function_is_known_to_what_is_around(executor: Executor | None) -> None:
+    """While it is called, and not after."""
+    seen: list[object] = []
+
+    def note(_: Execution) -> AbstractContextManager[None]:
+        seen.append(running_function.get())
+        return nullcontext()
+
+    scheduler = Scheduler(1, around=[note], executor=executor)
+    scheduler.run_task(scheduler.add_task(Task("t", int)).id)
+
+    assert seen == [int]
+    assert running_function.get() is None
 
 
 @pytest.mark.parametrize(
