@@ -8,9 +8,43 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from background_tasks.plain import to_dict
-from background_tasks.task import Execution
+from background_tasks.task import Execution, Status
 
-__all__ = ["Change", "ChangeKind"]
+__all__ = [
+    "DISPOSITIONS",
+    "IS_DISABLED",
+    "IS_LATE",
+    "ONE_FOLLOWS",
+    "ONE_WAITS",
+    "OUTCOMES",
+    "TOO_MANY",
+    "Change",
+    "ChangeKind",
+]
+
+# The reasons why an occurrence makes no run of its own: an OCCURRENCE_SKIPPED has one of them.
+IS_DISABLED = "its task is disabled"
+IS_LATE = "it is late"
+TOO_MANY = "more were missed than are made up for"
+ONE_WAITS = "a run that waits stands for it"
+ONE_FOLLOWS = "the run of a later one stands for it"
+
+DISPOSITIONS = {  # for logs and metrics: what came of it, and the reason in a word
+    IS_DISABLED: ("skipped", "disabled"),
+    IS_LATE: ("skipped", "late"),
+    TOO_MANY: ("skipped", "too_many"),
+    ONE_WAITS: ("coalesced", "waiting"),
+    ONE_FOLLOWS: ("coalesced", "later"),
+}
+OUTCOMES = {  # likewise: what came of a run that has ended
+    Status.SUCCESS: "success",
+    Status.FAILED: "failure",
+    Status.TIMED_OUT: "timeout",
+    Status.LOST: "lost",
+    Status.CANCELLED: "cancelled",
+    Status.DROPPED: "dropped",
+    Status.MISSED: "missed",
+}
 
 
 class ChangeKind(str, Enum):

@@ -27,7 +27,15 @@ from typing import Any
 
 from background_tasks.admission import Admission, Rules
 from background_tasks.agenda import Agenda
-from background_tasks.changes import Change, ChangeKind
+from background_tasks.changes import (
+    IS_DISABLED,
+    IS_LATE,
+    ONE_FOLLOWS,
+    ONE_WAITS,
+    TOO_MANY,
+    Change,
+    ChangeKind,
+)
 from background_tasks.checks import seconds_text
 from background_tasks.gates import GateReading
 from background_tasks.heap import Entry
@@ -78,7 +86,6 @@ _GATE_NEWS = {
     "recovered": ChangeKind.GATE_RECOVERED,
 }
 _FORKED = "the process was forked while it ran: it goes on in the parent"
-_DISABLED = "its task is disabled"
 _NO_TIME = timedelta(0)
 _LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
 _STEP = timedelta(seconds=1)  # below it a clock is slewed rather than set
@@ -169,7 +176,7 @@ def _may_run(task: Task) -> bool:
 def _behind(task: Task) -> str:
     """Return what keeps a run that is not at the head of its task from its turn."""
     if not task._enabled:
-        return _DISABLED
+        return IS_DISABLED
     if task._running >= task.max_instances:
         return _busy_text(task)
     return "another run of its task is first"
@@ -532,7 +539,7 @@ class Engine:
         released = 0
         if not task._enabled:
             count, _ = trigger.take(now)
-            self._pass_over(task, count, now, _DISABLED)
+            self._pass_over(task, count, now, IS_DISABLED)
             trigger.ended(now)  # with no run to end, "delay" counts from here
         elif task.missed == "all":
             released = self._catch_up(trigger, now)
@@ -552,11 +559,11 @@ class Engine:
             self._stand_for(trigger._arm_run, count, now)
             return 0
         if task.missed == "skip" and now - at > _either(task.misfire_grace, self._on_time):
-            self._pass_over(task, count, now, "it is late")
+            self._pass_over(task, count, now, IS_LATE)
             trigger.ended(now)
             return 0
         if count > 1:
-            self._pass_over(task, count - 1, now, "the run of a later one stands for it")
+            self._pass_over(task, count - 1, now, ONE_FOLLOWS)
         return self._release_timely(trigger, at, now, count - 1)
 
     def _catch_up(self, trigger: TimedTrigger, now: datetime) -> int:
@@ -569,8 +576,7 @@ class Engine:
         else:
             if trigger.due is not None and trigger.due <= now:
                 count, _ = trigger.take(now)
-                reason = f"more than {MAX_CATCH_UP} were missed"
-                self._pass_over(trigger._arm_task, count, now, reason)
+                self._pass_over(trigger._arm_task, count, now, TOO_MANY)
                 if trigger._arm_run is not None:
                     trigger._arm_run.execution.missed += count
         return released
@@ -578,7 +584,7 @@ class Engine:
     def _stand_for(self, run: Run, count: int, now: datetime) -> None:
         """Let a run that waits stand for *count* further occurrences."""
         run.execution.missed += count
-        self._pass_over(run.task, count, now, "a run that waits stands for it")
+        self._pass_over(run.task, count, now, ONE_WAITS)
 
     def _pass_over(self, task: Task, count: int, now: datetime, reason: str) -> None:
         """Count occurrences that make no run of their own."""

@@ -3,26 +3,51 @@
 Whoever can choose a value that is logged, the text of an error say, cannot forge a line, nor make
 one disappear: what JSON does not know is written as text, what is too long is cut, and a record
 that cannot be written at all leaves a line that says so. The only user of python-json-logger.
+
+Fields are named as OpenTelemetry has them, and by request as the Elastic Common Schema (ECS) has
+them. Where neither has a name there is one below ``background_tasks``.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
 import re
-from collections.abc import Mapping
-from datetime import date
+import sys
+from collections.abc import Callable, Mapping
+from datetime import date, datetime, timezone
 from enum import Enum
 from itertools import islice
 from typing import Any
 
 from background_tasks.checks import error_text, shown
 
-__all__ = ["JsonLines"]
+__all__ = ["LIBRARY", "NAMINGS", "JsonLines", "error_fields"]
 
+LIBRARY = "background_tasks"  # the name of our own logger
 _FORMAT = "%(levelname)s %(name)s %(threadName)s %(message)s"  # as text: a list needs 4.0
 _RENAMED = {"levelname": "severity_text", "name": "logger", "threadName": "thread.name"}
+_RAISED = (Exception, SystemExit, GeneratorExit)  # not Ctrl-C, which is for whoever logs
+
+# What ECS calls the fields that have other names in OpenTelemetry.
+_ECS_NAMES = {
+    "timestamp": "@timestamp",
+    "severity_text": "log.level",
+    "logger": "log.logger",
+    "thread.name": "process.thread.name",
+    "event.name": "event.action",
+    "trace_id": "trace.id",
+    "span_id": "span.id",
+    "exception.type": "error.type",
+    "exception.message": "error.message",
+    "exception.stacktrace": "error.stack_trace",
+}
+_ECS_VERSION = "8.11.0"  # one that has them all; they are older
+_ECS_OUTCOMES = {"success": "success", "failure": "failure", "timeout": "failure"}  # or "unknown"
+_OUTCOME = "background_tasks.run.outcome"
+_DURATION = "background_tasks.run.duration_s"
 
 _LONGEST_KEY = 200  # characters
 _LONGEST_TEXT = 16_000  # characters; a traceback is no longer
@@ -35,38 +60,141 @@ _CUT = "..."
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # no UTF-8 has it, and some readers refuse it
 
 
-class JsonLines(logging.Formatter):
-    """Writes records as JSON lines; never raises."""
+def error_fields(text: str, traceback: str = "") -> dict[str, object]:
+    """Return the fields of an error from its text, as `error_text` returns it."""
+    kind, _, message = text.partition(": ")
+    fields: dict[str, object] = {
+        "exception.type": kind,
+        "exception.message": message,
+        "error.type": kind,
+    }
+    if traceback:
+        fields["exception.stacktrace"] = traceback
+    return fields
 
-    def __init__(self) -> None:
-        """Choose the fields."""
+
+class JsonLines(logging.Formatter):
+    """Writes records as JSON lines; never raises.
+
+    A record that is made while an OpenTelemetry span is current has its ``trace_id``, ``span_id``
+    and ``trace_flags``, also from a logger of yours; one with an exception has its fields.
+    """
+
+    def __init__(self, naming: str = "otel") -> None:
+        """Name the fields in one of the `NAMINGS`."""
         super().__init__()
         from pythonjsonlogger.json import JsonFormatter  # optional at import: it costs 10 ms
 
+        self._write = _writer(NAMINGS[naming])
         self._formatter = JsonFormatter(
-            _FORMAT, rename_fields=_RENAMED, timestamp=True, json_serializer=_line
+            _FORMAT, rename_fields=_RENAMED, timestamp=True, json_serializer=self._write
         )
 
     def format(self, record: logging.LogRecord) -> str:
         """Return *record* as one line of JSON."""
         try:
-            return self._formatter.format(record)
-        except (Exception, SystemExit, GeneratorExit) as error:  # an evil value, say
-            return _line(
-                {
-                    "severity_text": record.levelname,
-                    "logger": record.name,
-                    "message": record.msg,
-                    "log_error": error_text(error),
-                }
-            )
+            return self._formatter.format(self._completed(record))
+        except _RAISED as error:  # an evil value, say
+            return self._write(_what_is_left(record, error))
+
+    def _completed(self, record: logging.LogRecord) -> logging.LogRecord:
+        """Return *record* with all that is to be in its line; a copy, if something is added."""
+        fields = _span_fields(record)
+        if record.exc_info and record.exc_info[1] is not None:
+            stack = _end_of(self.formatException(record.exc_info))
+            fields.update(error_fields(error_text(record.exc_info[1]), stack))
+        if not fields:
+            return record
+        completed = copy.copy(record)  # other handlers have the same record
+        completed.exc_info = completed.exc_text = None
+        vars(completed).update(fields)
+        return completed
 
 
-def _line(values: Mapping[Any, Any], **_: object) -> str:
-    """Return *values*, once they are plain, as JSON without a line break."""
-    ordered = dict.fromkeys(("timestamp", *values))  # what comes last may be cut
-    plain = _Plain().mapping({key: values[key] for key in ordered if key in values}, 0)
-    return json.dumps(plain, allow_nan=False)
+def _span_fields(record: logging.LogRecord) -> dict[str, object]:
+    """Return where the current span is, if there is one and *record* does not say it itself.
+
+    The changes that the library logs are of runs whose span is not that of whoever tells them.
+    """
+    trace = sys.modules.get("opentelemetry.trace")  # nobody has a span without it
+    if trace is None or record.name == LIBRARY or "trace_id" in vars(record):
+        return {}
+    try:
+        span = trace.get_current_span().get_span_context()
+        return _hexadecimal(span.trace_id, span.span_id, span.trace_flags) if span.is_valid else {}
+    except _RAISED:
+        return {}
+
+
+def _hexadecimal(trace_id: int, span_id: int, flags: int) -> dict[str, object]:
+    return {
+        "trace_id": f"{trace_id:032x}",
+        "span_id": f"{span_id:016x}",
+        "trace_flags": f"{flags:02x}",
+    }
+
+
+def _end_of(stack: str) -> str:
+    """Return the end of a long traceback, which says where it happened."""
+    most = _LONGEST_TEXT - len(_CUT)
+    return stack if len(stack) <= _LONGEST_TEXT else _CUT + stack[-most:]
+
+
+def _what_is_left(record: logging.LogRecord, error: BaseException) -> dict[str, object]:
+    """Return the fields of a record that could not be written because of *error*."""
+    return {
+        "timestamp": _instant(record.created),
+        "severity_text": record.levelname,
+        "logger": record.name,
+        "thread.name": record.threadName,
+        "message": record.msg,
+        "log_error": error_text(error),
+    }
+
+
+def _instant(created: float) -> object:
+    try:
+        return datetime.fromtimestamp(created, timezone.utc)
+    except _RAISED:  # somebody has made the record by hand
+        return created
+
+
+# The two namings
+
+
+def _as_otel(values: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    return values
+
+
+def _as_ecs(values: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """Return *values*, which are named as OpenTelemetry has them, as ECS has them."""
+    named = {_ECS_NAMES.get(key, key): value for key, value in values.items()}
+    named["log.level"] = str.lower(values["severity_text"])
+    named["ecs.version"] = _ECS_VERSION
+    if _OUTCOME in values:
+        named["event.outcome"] = _ECS_OUTCOMES.get(values[_OUTCOME], "unknown")
+    if _DURATION in values:
+        named["event.duration"] = round(1e9 * values[_DURATION])  # nanoseconds
+    return named
+
+
+NAMINGS: dict[str, Callable[[Mapping[Any, Any]], Mapping[Any, Any]]] = {
+    "otel": _as_otel,
+    "ecs": _as_ecs,
+}
+
+
+def _writer(naming: Callable[[Mapping[Any, Any]], Mapping[Any, Any]]) -> Callable[..., str]:
+    """Return what writes values, named as OpenTelemetry has them, as JSON without a line break."""
+
+    def write(values: Mapping[Any, Any], **_: object) -> str:
+        named = naming(values)
+        first = [key for key in ("timestamp", "@timestamp") if key in named]
+        ordered = dict.fromkeys((*first, *named))  # what comes last may be cut
+        plain = _Plain().mapping({key: named[key] for key in ordered}, 0)
+        return json.dumps(plain, allow_nan=False)
+
+    return write
 
 
 class _Plain:

@@ -11,16 +11,16 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, TextIO
 
-from background_tasks.checks import has_method, shown
+from background_tasks.checks import has_method, shown, text
 from background_tasks.errors import InvalidTypeError, InvalidValueError
-from background_tasks.json_lines import JsonLines
+from background_tasks.json_lines import LIBRARY, NAMINGS, JsonLines
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = ["configure_logging", "log", "logger", "lost_lines"]
 
-logger = logging.getLogger("background_tasks")
+logger = logging.getLogger(LIBRARY)
 logger.addHandler(logging.NullHandler())
 
 _HANDLER = "background_tasks.json"
@@ -50,31 +50,36 @@ def lost_lines() -> int:
 
 
 def configure_logging(
-    *, level: int | str = logging.INFO, stream: TextIO | None = None
+    *, level: int | str = logging.INFO, stream: TextIO | None = None, naming: str = "otel"
 ) -> logging.Handler:
     """Write the library's log as JSON lines, one an event; for applications, not for libraries.
 
     Called again it replaces what it installed before; the handlers of others are left alone, and
-    lines still go to them too.
+    lines still go to them too. Lines of your own are written as well if their logger's name begins
+    with ``background_tasks.``, or if you add the handler to it.
 
     Args:
         level: From which level on, a number or a name such as "DEBUG".
         stream: Where to; standard error by default.
+        naming: What the fields are called: "otel", as OpenTelemetry has them, or "ecs", as the
+            Elastic Common Schema.
 
     Returns:
         The handler, so that it can be changed or removed.
 
     Raises:
-        ValueError: No level has that name.
+        ValueError: No level has that name, or *naming* is another.
         TypeError: *level* is neither a number nor a name, or *stream* cannot be written to.
     """
     number = _level(level)
     out = sys.stderr if stream is None else stream
     if not has_method(out, "write"):
         raise InvalidTypeError(f"stream must have a write method, got {shown(stream)}")
+    if text("naming", naming) not in NAMINGS:
+        raise InvalidValueError(f'naming must be "otel" or "ecs", got {shown(naming)}')
     handler: logging.StreamHandler[Any] = logging.StreamHandler(out)
     handler.set_name(_HANDLER)
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(JsonLines(naming))
     for installed in list(logger.handlers):
         if installed.get_name() == _HANDLER:
             logger.removeHandler(installed)

@@ -10,7 +10,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from background_tasks.changes import DISPOSITIONS, OUTCOMES
 from background_tasks.checks import call, error_text, shown
+from background_tasks.json_lines import error_fields
 from background_tasks.logger import log, logger
 from background_tasks.task import Execution
 
@@ -22,6 +24,7 @@ __all__ = ["Reporter"]
 
 _EVERYTHING = 0
 _LISTENER_FAILED = 40  # logging.ERROR
+_SKIPPED = "skipped", ""
 
 
 class Reporter:
@@ -118,6 +121,7 @@ def _fields(change: Change) -> dict[str, object]:
         fields.update(_run_fields(change.execution))
     if change.skipped:
         fields["background_tasks.skipped"] = change.skipped
+        fields["background_tasks.disposition"], _ = DISPOSITIONS.get(change.reason, _SKIPPED)
     if change.reason:
         fields["background_tasks.reason"] = change.reason
     return fields
@@ -134,6 +138,7 @@ def _run_fields(execution: Execution) -> dict[str, object]:
     if execution.started_at is not None:
         fields["background_tasks.run.queue_time_s"] = round(execution.queue_time, 6)
     if execution.ended_at is not None:
+        fields["background_tasks.run.outcome"] = OUTCOMES[execution.status]
         fields["background_tasks.run.duration_s"] = round(execution.resources.wall, 6)
         fields["background_tasks.run.cpu_s"] = round(execution.resources.cpu, 6)
     if execution.trace_id:
@@ -143,20 +148,14 @@ def _run_fields(execution: Execution) -> dict[str, object]:
     if execution.missed:
         fields["background_tasks.run.missed"] = execution.missed
     if execution.error:
-        fields.update(_error_fields(execution.error))
-        fields["exception.stacktrace"] = execution.traceback
+        fields.update(error_fields(execution.error, execution.traceback))
     return fields
-
-
-def _error_fields(error: str) -> dict[str, object]:
-    kind, _, message = error.partition(": ")
-    return {"exception.type": kind, "exception.message": message}
 
 
 def _log_failure(change: Change, listener: object, error: BaseException) -> None:
     fields = {
         **_fields(change),
-        **_error_fields(error_text(error)),
+        **error_fields(error_text(error)),
         "event.name": "background_tasks.listener.failed",
         "background_tasks.listener": _name_of(listener),
     }

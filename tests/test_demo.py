@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -26,11 +27,13 @@ from background_tasks import (
     Scheduler,
     Stats,
     Task,
+    configure_logging,
     current_execution,
     demo,
 )
 from background_tasks.__main__ import main
 from background_tasks.demo import Agent, Sample
+from background_tasks.logger import lost_lines
 
 NOON = datetime(2026, 5, 1, 12, 0, tzinfo=timezone.utc)
 GIB = 2**30
@@ -631,6 +634,43 @@ def test_demo_does_what_it_promises(
     assert rows["react"][2] == "on event"
     assert rows["react"][4:7] == ["0", "0", "SUCCESS"]
     assert int(rows["sample"][3]) >= 3
+
+
+@pytest.mark.parametrize(
+    ("naming", "required"),
+    [
+        pytest.param(
+            "otel",
+            {"timestamp", "severity_text", "logger", "thread.name", "message", "event.name"},
+            id="otel",
+        ),
+        pytest.param(
+            "ecs",
+            {
+                "@timestamp", "log.level", "log.logger", "process.thread.name", "message",
+                "event.action", "ecs.version",
+            },
+            id="ecs",
+        ),
+    ],
+)  # fmt: skip
+def test_each_line_of_the_demo_is_json(naming: str, required: set[str]) -> None:
+    """One object a line, with all that a reader of logs goes by, down to the last DEBUG line."""
+    logging.getLogger("background_tasks").addHandler(Interrupt())
+    stream = io.StringIO()
+    configure_logging(level="DEBUG", stream=stream, naming=naming)
+    before = lost_lines()
+
+    assert demo.run(60) == 130  # ended by a SIGINT, whose status it is
+
+    *texts, rest = stream.getvalue().split("\n")
+    assert rest == ""
+    lines = [json.loads(text, parse_constant=pytest.fail) for text in texts]
+    assert [line for line in lines if not required <= line.keys()] == []
+    assert {"run released", "run retrying", "sample taken", "scheduler stopped"} <= {
+        line["message"] for line in lines
+    }
+    assert lost_lines() == before
 
 
 def test_demo_ends_when_the_time_is_up(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Mapping
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry import trace
 
 from background_tasks import Status
 from background_tasks.json_lines import JsonLines
@@ -206,15 +210,218 @@ def test_it_never_breaks_a_stream() -> None:
 
     first, second = map(json.loads, stream.getvalue().splitlines())
     assert (first["message"], first["evil"]) == ("forged\n{}", "<Evil that cannot be shown>")
-    assert second["exc_info"].endswith("ValueError: two\nlines")
+    assert second["exception.stacktrace"].endswith("ValueError: two\nlines")
+
+
+def test_a_record_without_a_time_keeps_what_it_has() -> None:
+    """Somebody made it by hand."""
+    record = _record({}, "said", ())
+    record.created = "yesterday"
+
+    line = json.loads(JsonLines().format(record))
+
+    assert (line["timestamp"], line["message"]) == ("yesterday", "said")
+    assert line["log_error"].startswith("TypeError: ")
+
+
+# Errors
+
+
+def test_a_record_with_an_error_has_its_fields() -> None:
+    """Those of `logger.exception`, too; other handlers find the record as it was."""
+    record = _failed(LookupError("no such key"))
+
+    line = json.loads(JsonLines().format(record))
+
+    assert line["exception.type"] == line["error.type"] == "LookupError"
+    assert line["exception.message"] == "no such key"
+    assert line["exception.stacktrace"].startswith("Traceback ")
+    assert line["exception.stacktrace"].endswith("LookupError: no such key")
+    assert record.exc_info[0] is LookupError
+    assert "exc_info" not in line
+
+
+def test_no_error_has_no_fields() -> None:
+    """As when `logger.exception` is called where there is none."""
+    record = _record({}, "said", ())
+    record.exc_info = (None, None, None)
+
+    assert "exception.type" not in json.loads(JsonLines().format(record))
+
+
+def test_a_long_traceback_keeps_its_end() -> None:
+    """Which says what happened and where."""
+    line = json.loads(JsonLines().format(_failed(ValueError("x" * 20_000 + " the end"))))
+
+    assert len(line["exception.stacktrace"]) == 16_000
+    assert line["exception.stacktrace"].startswith("...xxx")
+    assert line["exception.stacktrace"].endswith("x the end")
+
+
+# Spans
+
+
+@contextmanager
+def _span(trace_id: int = 0xABC, span_id: int = 0xDEF) -> Iterator[None]:
+    """Have a span be current, without an SDK."""
+    context = trace.SpanContext(
+        trace_id, span_id, is_remote=False, trace_flags=trace.TraceFlags(trace.TraceFlags.SAMPLED)
+    )
+    with trace.use_span(trace.NonRecordingSpan(context)):
+        yield
+
+
+def test_a_line_in_a_span_says_which() -> None:
+    """At the top of the line, in lower hexadecimal digits: of any logger but our own."""
+    with _span():
+        theirs = json.loads(JsonLines().format(_record({}, "said", (), "background_tasks.mine")))
+        ours = json.loads(_line({}))
+
+    assert theirs["trace_id"] == "00000000000000000000000000000abc"
+    assert theirs["span_id"] == "0000000000000def"
+    assert theirs["trace_flags"] == "01"
+    assert "trace_id" not in ours
+
+
+def test_a_line_that_names_a_span_keeps_it() -> None:
+    """It is of another span than that of whoever writes it."""
+    with _span():
+        record = _record({"trace_id": "f" * 32}, "said", (), "mine")
+        line = json.loads(JsonLines().format(record))
+
+    assert line["trace_id"] == "f" * 32
+    assert "span_id" not in line
+
+
+def test_a_line_outside_of_a_span_names_none() -> None:
+    """Nor one in a span that is not valid."""
+    with _span(trace_id=0):
+        inside = json.loads(JsonLines().format(_record({}, "said", (), "mine")))
+    outside = json.loads(JsonLines().format(_record({}, "said", (), "mine")))
+
+    assert "trace_id" not in inside
+    assert "trace_id" not in outside
+
+
+@pytest.mark.parametrize("error", [RuntimeError(), SystemExit()])
+def test_a_broken_telemetry_loses_no_line(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """Whatever it raises."""
+
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(trace, "get_current_span", fail)
+
+    assert json.loads(JsonLines().format(_record({}, "said", (), "mine")))["message"] == "said"
+
+
+def test_telemetry_is_not_imported_for_a_line() -> None:
+    """Whoever has spans has imported it."""
+    code = (
+        "import sys, logging, background_tasks\n"
+        "background_tasks.configure_logging(stream=sys.stdout)\n"
+        "logging.getLogger('background_tasks.mine').warning('said')\n"
+        "assert not any('opentelemetry' in name for name in sys.modules)\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60)
+
+    assert json.loads(done.stdout)["message"] == "said"
+
+
+# The Elastic Common Schema
+
+
+def test_fields_as_ecs_has_them() -> None:
+    """Those that have a name there; the others are ours in both namings."""
+    fields = {
+        "event.name": "background_tasks.run.failed",
+        "background_tasks.run.outcome": "failure",
+        "background_tasks.run.duration_s": 0.0125,
+        "trace_id": "a" * 32,
+        "span_id": "b" * 16,
+        "exception.type": "ValueError",
+        "exception.message": "no",
+        "exception.stacktrace": "Traceback",
+    }
+    record = _record(fields, "run failed", ())
+    record.created = 1_767_225_600.5
+
+    assert json.loads(JsonLines("ecs").format(record)) == {
+        "@timestamp": "2026-01-01T00:00:00.500000+00:00",
+        "ecs.version": "8.11.0",
+        "log.level": "error",
+        "log.logger": "background_tasks",
+        "process.thread.name": "MainThread",
+        "message": "run failed",
+        "event.action": "background_tasks.run.failed",
+        "event.outcome": "failure",
+        "event.duration": 12_500_000,
+        "trace.id": "a" * 32,
+        "span.id": "b" * 16,
+        "error.type": "ValueError",
+        "error.message": "no",
+        "error.stack_trace": "Traceback",
+        "background_tasks.run.outcome": "failure",
+        "background_tasks.run.duration_s": 0.0125,
+    }
+
+
+@pytest.mark.parametrize(
+    ("outcome", "written"),
+    [
+        ("success", "success"),
+        ("failure", "failure"),
+        ("timeout", "failure"),
+        ("lost", "unknown"),
+        ("cancelled", "unknown"),
+        ("dropped", "unknown"),
+        ("missed", "unknown"),
+    ],
+)
+def test_outcomes_as_ecs_has_them(outcome: str, written: str) -> None:
+    """It has three."""
+    record = _record({"background_tasks.run.outcome": outcome}, "said", ())
+
+    assert json.loads(JsonLines("ecs").format(record))["event.outcome"] == written
+
+
+@pytest.mark.parametrize("naming", ["otel", "ecs"])
+@pytest.mark.parametrize("value", [[], "text", None, Evil()])
+def test_no_naming_loses_a_line(naming: str, value: object) -> None:
+    """Also when somebody else uses a field of ours for something else."""
+    fields = {"background_tasks.run.outcome": value, "background_tasks.run.duration_s": value}
+
+    line = json.loads(JsonLines(naming).format(_record(fields, "said", ())))
+
+    assert line["message"] == "said"
+    assert {"timestamp", "@timestamp"} & {*line}
+    assert {"logger", "log.logger"} & {*line}
+
+
+def _failed(error: Exception) -> Any:
+    """Return a record of an error that was raised."""
+    record = _record({}, "said", ())
+    try:
+        raise error
+    except Exception as raised:
+        record.exc_info = (type(raised), raised, raised.__traceback__)
+    return record
 
 
 def _line(fields: dict[str, object]) -> str:
     return JsonLines().format(_record(fields, "said", ()))
 
 
-def _record(fields: dict[str, object], message: object, args: tuple[object, ...]) -> Any:
-    record = logging.LogRecord("background_tasks", logging.ERROR, "", 0, "", (), None)
+def _record(
+    fields: dict[str, object],
+    message: object,
+    args: tuple[object, ...],
+    name: str = "background_tasks",
+) -> Any:
+    record = logging.LogRecord(name, logging.ERROR, "", 0, "", (), None)
     record.msg, record.args = message, args
     vars(record).update(fields)
     return record

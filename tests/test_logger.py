@@ -7,23 +7,33 @@ import json
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import timedelta
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 from freezegun import freeze_time
 
 from background_tasks import (
+    ChangeKind,
     EventTrigger,
     Execution,
+    Gate,
     OneTimeTrigger,
     PeriodicTrigger,
     RetryPolicy,
     Scheduler,
     Task,
+    Trigger,
     configure_logging,
+    current_execution,
 )
 from background_tasks.logger import log, logger, lost_lines
+from background_tasks.primitives import REAL
+from tests.conftest import Watch
+
+LONG_AGO = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
 
 @pytest.fixture(autouse=True)
@@ -144,6 +154,77 @@ def test_the_lines_of_a_run_name_its_span() -> None:
     (line,) = map(json.loads, lines.getvalue().splitlines())
     assert line["trace_id"] == "0af7651916cd43dd8448eb211c80319c"
     assert line["span_id"] == "b7ad6b7169203331"
+
+
+def test_a_line_says_what_came_of_a_run_and_of_an_occurrence() -> None:
+    """In the words of the metrics, with the span that the attempt had."""
+    lines = io.StringIO()
+    configure_logging(level="DEBUG", stream=lines)
+
+    def trace(execution: Execution) -> AbstractContextManager[None]:
+        execution.set_span("a" * 32, "b" * 16, "01")
+        return nullcontext()
+
+    with freeze_time("2026-03-01") as frozen:
+        scheduler = Scheduler(1, around=[trace])
+        task = scheduler.add_task(Task("t", _fail, triggers=[PeriodicTrigger(interval=60)]))
+        task.enabled = False
+        frozen.tick(60)
+        scheduler.run_tasks()
+        scheduler.run_task(task.id)
+        scheduler.stop()
+
+    by_name = {line["event.name"]: line for line in map(json.loads, lines.getvalue().splitlines())}
+
+    skipped = by_name["background_tasks.occurrence.skipped"]
+    assert skipped["background_tasks.disposition"] == "skipped"
+    assert skipped["background_tasks.reason"] == "its task is disabled"
+    failed = by_name["background_tasks.run.failed"]
+    assert failed["background_tasks.run.outcome"] == "failure"
+    assert failed["error.type"] == "OSError"
+    assert [failed[name] for name in ("trace_id", "span_id", "trace_flags")] == [
+        "a" * 32,
+        "b" * 16,
+        "01",
+    ]
+    assert "background_tasks.run.outcome" not in by_name["background_tasks.attempt.failed"]
+
+
+def test_lines_as_ecs_has_them() -> None:
+    """By one argument; what a run took is in nanoseconds."""
+    lines = io.StringIO()
+    configure_logging(stream=lines, naming="ecs")
+    scheduler = Scheduler(1)
+    scheduler.run_task(scheduler.add_task(Task("t", int)).id)
+    scheduler.stop()
+
+    succeeded, stopped = map(json.loads, lines.getvalue().splitlines())
+
+    assert succeeded["event.action"] == "background_tasks.run.succeeded"
+    assert succeeded["log.level"] == "info"
+    assert succeeded["event.outcome"] == "success"
+    took = succeeded["background_tasks.run.duration_s"]
+    assert succeeded["event.duration"] == pytest.approx(1e9 * took)
+    assert isinstance(succeeded["event.duration"], int)
+    assert stopped["message"] == "scheduler stopped"
+    assert "event.outcome" not in stopped
+
+
+@pytest.mark.parametrize(
+    ("naming", "error", "message"),
+    [
+        ("ECS", ValueError, 'naming must be "otel" or "ecs", got \'ECS\''),
+        (None, TypeError, "naming must be a str, got None"),
+    ],
+)
+def test_a_naming_that_there_is_not(naming: Any, error: type[Exception], message: str) -> None:
+    """It is refused, and nothing is configured."""
+    before = list(logger.handlers)
+
+    with pytest.raises(error, match=message):
+        configure_logging(naming=naming)
+
+    assert logger.handlers == before
 
 
 def test_configured_twice_writes_once() -> None:
@@ -276,6 +357,156 @@ def test_a_handler_may_call_the_scheduler() -> None:
 
     assert said == ["SUCCESS", 1, True]
     assert scheduler.stop(10)
+
+
+class OwnedLock:
+    """A lock that knows which thread holds it."""
+
+    def __init__(self) -> None:
+        """Start free."""
+        self._lock = threading.Lock()
+        self.owner: int | None = None
+
+    def acquire(self, blocking: bool = True) -> bool:
+        """Take it, or say that it is taken."""
+        taken = self._lock.acquire(blocking)
+        if taken:
+            self.owner = threading.get_ident()
+        return taken
+
+    def release(self) -> None:
+        """Let it go."""
+        self.owner = None
+        self._lock.release()
+
+    def __enter__(self) -> None:
+        """Take it."""
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        """Let it go."""
+        self.release()
+
+
+def test_nothing_is_logged_under_the_lock() -> None:
+    """Whatever is said, by whichever thread: the handler could call the scheduler each time."""
+    said: list[str] = []
+
+    class Calling(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            assert lock.owner != threading.get_ident(), record.getMessage()
+            said.append(f"{record.getMessage()}, {scheduler.stats().tasks}")
+
+        def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+            raise AssertionError
+
+    logger.addHandler(Calling())
+    logger.setLevel(logging.DEBUG)
+    before = lost_lines()
+    scheduler = Scheduler(
+        2,
+        tick_interval=0.01,
+        gates=[Gate(lambda: 1, close=2, reopen=1)],
+        _primitives=replace(REAL, lock=OwnedLock),
+    )
+    lock = scheduler._lock
+    scheduler.add_listener(lambda _: _fail())  # each time a line of its own
+    with scheduler:
+        _do_everything(scheduler)
+
+    kinds = {line.partition(",")[0] for line in said}
+    assert kinds == {
+        "listener failed",
+        "scheduler started",
+        "task added",
+        "task removed",
+        "task quarantined",
+        "occurrence skipped",
+        "run released",
+        "run started",
+        "run overdue",
+        "attempt failed",
+        "run retrying",
+        "run cancelled",
+        "run timed_out",
+        "run succeeded",
+        "run failed",
+        "run missed",
+        "run dropped",
+        "scheduler stopped",
+    }
+    assert lost_lines() == before
+
+
+def _do_everything(scheduler: Scheduler) -> None:
+    """Have runs come to each of their ends, and tasks to theirs."""
+    add, watch = scheduler.add_task, Watch(scheduler)
+    fired = EventTrigger(coalesce=True)
+    failing = add(Task("fails", _fail, retry_policy=RetryPolicy(1), triggers=[fired]))
+    fired.fire()
+    watch.wait_for(ChangeKind.RUN_FAILED)
+    failing.enabled = False
+    scheduler.release_task(failing.id)
+    scheduler.cancel(failing.id)
+    scheduler.release_task(failing.id)
+    scheduler.remove_task(failing.id)
+    add(Task("late", int, triggers=[OneTimeTrigger(at=LONG_AGO)], misfire_grace=1))
+    add(Task("slow", _wait_for_the_end, timeout=0.01, triggers=[OneTimeTrigger(0)]))
+    watch.wait_for(ChangeKind.RUN_TIMED_OUT)
+    every = PeriodicTrigger(interval=0.01, start=LONG_AGO, run_immediately=True)
+    add(Task("every", int, triggers=[every], enabled=False))
+    watch.wait_for(ChangeKind.OCCURRENCE_SKIPPED)
+    scheduler.run_task(add(Task("good", int)).id)
+    add(Task("broken", int, triggers=[Broken()]))
+    watch.wait_for(ChangeKind.TASK_QUARANTINED)
+    assert scheduler.wait_idle(10)
+
+
+def _wait_for_the_end() -> None:
+    execution = current_execution()
+    assert execution is not None
+    assert execution.wait(10)
+
+
+class Broken(Trigger):
+    """A trigger that cannot say whether it is ready."""
+
+    def is_ready(self) -> bool:
+        """Raise."""
+        raise OSError("no route")
+
+    def reset(self) -> None:
+        """Do nothing."""
+
+
+@pytest.mark.parametrize("naming", ["otel", "ecs"])
+def test_no_line_is_lost_under_load(naming: str) -> None:
+    """Each change that a listener is told is one line, however many threads make them."""
+    lines = io.StringIO()
+    configure_logging(level="DEBUG", stream=lines, naming=naming)
+    scheduler = Scheduler(4)
+    watch = Watch(scheduler)
+    before = lost_lines()
+    with scheduler:
+        tasks = [scheduler.add_task(Task(f"t{i}", _fail, max_instances=4)) for i in range(4)]
+
+        def ask() -> None:
+            for task in tasks * 25:
+                scheduler.release_task(task.id)
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+        assert scheduler.wait_idle(10)
+    assert scheduler.wait_idle(10)
+
+    key = "event.name" if naming == "otel" else "event.action"
+    written = [json.loads(line)[key] for line in lines.getvalue().splitlines()]
+    assert written == [f"background_tasks.{kind}" for kind in watch.kinds()]
+    assert written.count("background_tasks.run.failed") == 400
+    assert lost_lines() == before
 
 
 def test_a_listener_that_cannot_be_named_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
