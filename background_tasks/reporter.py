@@ -138,9 +138,10 @@ def _run_fields(execution: Execution) -> dict[str, object]:
     if execution.started_at is not None:
         fields["background_tasks.run.queue_time_s"] = round(execution.queue_time, 6)
     if execution.ended_at is not None:
+        cost = execution.resources
         fields["background_tasks.run.outcome"] = OUTCOMES[execution.status]
-        fields["background_tasks.run.duration_s"] = round(execution.resources.wall, 6)
-        fields["background_tasks.run.cpu_s"] = round(execution.resources.cpu, 6)
+        fields["background_tasks.run.duration_s"] = round(cost.wall, 6)
+        fields["background_tasks.run.cpu_s"] = round(cost.cpu, 6)
     if execution.trace_id:
         fields["trace_id"], fields["span_id"] = execution.trace_id, execution.span_id
         if execution.trace_flags:
