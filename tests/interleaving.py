@@ -12,15 +12,19 @@ until something else put it right. In a world that is `slow` a wait may also tim
 could go on, as it does when those are slow.
 
 A thread may be interrupted at each line by a function, as it is by a signal handler or by
-``__del__``. When all threads wait and none has a timeout, the world ends in a `DeadlockError`.
+``__del__``; the system may have no thread to give; the wall clock may be set. When all threads wait
+and none has a timeout, the world ends in a `DeadlockError`; so it does when threads go round in
+circles, asking again and again for what nobody will give them.
 """
 
 from __future__ import annotations
 
+import math
 import queue
 import random
 import sys
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta, timezone
@@ -34,7 +38,10 @@ __all__ = ["DeadlockError", "VirtualThread", "World"]
 _START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 _READING = 1e-6  # seconds that it takes to read a clock
 _EARLY = 0.02  # how often a wait times out early in a slow world
+_LAST = 1e9  # seconds; no wait with a timeout is longer
+_SLOWEST = 5.0  # seconds by which others are late there at most
 _MOST_TURNS = 200_000  # beyond it threads go round in circles
+_MOST_IN_VAIN = 1000  # turns that go only to threads which pause
 
 
 class DeadlockError(AssertionError):
@@ -51,8 +58,12 @@ class World:
     Attributes:
         time: Seconds since the beginning.
         turns: How many times it was drawn who goes on.
+        order: The numbers of those who did, whenever that was another one.
         is_over: Whether its threads have ended.
         interrupt: Called by a thread in the middle of its work, at a traced line; None is nothing.
+        refuse: Told the name of each thread that is to be started; returns whether there is none
+            for it.
+        wall_ahead: Seconds by which the wall clock was set forward.
     """
 
     # Every attribute belongs to the one thread that goes on; another one reads it only after it
@@ -64,8 +75,10 @@ class World:
         traced: Mapping[str, Collection[str]] = {},
         by_instruction: bool = False,
         restless: float = 1.0,
+        ranked: bool = False,
         slow: bool = False,
         interrupting: float = 0.0,
+        longest: float = math.inf,
     ) -> None:
         """Make a world without threads.
 
@@ -75,16 +88,23 @@ class World:
                 name is all of that file.
             by_instruction: In these each instruction is.
             restless: How likely it is that the turn is given away at a point.
+            ranked: Whether it goes to the thread of the highest rank that can go on, and whoever
+                gives it away falls behind all others. Ranks are drawn. So a thread may stand still
+                for as long as others have something to do.
             slow: Whether waits may time out early.
             interrupting: How likely an interrupt is at each traced line.
+            longest: Seconds after which threads that still wait are in a deadlock.
         """
         self._draw = random.Random(seed).random
         self._traced = traced
         self._by_instruction = by_instruction
         self._restless = restless
+        self._is_ranked = ranked
+        self._lowest = 0.0  # rank
         self.is_slow = slow
         self._interrupting = interrupting
-        self._threads: list[VirtualThread] = []  # those that have begun and not ended
+        self._longest = longest
+        self.threads: list[VirtualThread] = []  # those that have begun and not ended
         self._begun = 0
         self._current: VirtualThread | None = None
         self._error: BaseException | None = None
@@ -92,7 +112,12 @@ class World:
         self._over = threading.Event()
         self.time = 0.0
         self.turns = 0
+        self.order: list[int] = []
+        self._pausing: list[VirtualThread] = []  # they do not go on next if another can
+        self._in_vain = 0  # how many turns went to these, one after the other
         self.interrupt: Callable[[], object] | None = None
+        self.refuse: Callable[[str], bool] = lambda _: False
+        self.wall_ahead = 0.0
 
     def primitives(self) -> Primitives:
         """Return what a Scheduler needs to live in this world."""
@@ -101,9 +126,9 @@ class World:
             event=lambda: _Event(self),
             thread=self.thread,
             queue=lambda: _Queue(self),
-            get_ident=self._ident,
+            get_ident=self.ident,
             pause=self.pause,
-            utc_now=lambda: _START + timedelta(seconds=self.read_clock()),
+            utc_now=self.wall_time,
             monotonic=self.read_clock,
         )
 
@@ -123,12 +148,12 @@ class World:
         Raises:
             BaseException: The first that a thread did not catch.
         """
-        first = self._threads[0]
-        threads = self._threads.copy()
+        first = self.threads[0]
+        threads = self.threads.copy()
         self._current = first
         first.turn.release()
         assert self._over.wait(60), "the virtual threads stand still"
-        for thread in (*threads, *self._threads):
+        for thread in (*threads, *self.threads):
             thread.real.join(10)
         self._current = None
         if self._error is not None:
@@ -139,7 +164,17 @@ class World:
         self.time += _READING
         return self.time
 
-    def _ident(self) -> int:
+    def wall_time(self) -> datetime:
+        """Return the time of the wall clock, an aware UTC datetime."""
+        return _START + timedelta(seconds=self.read_clock() + self.wall_ahead)
+
+    @property
+    def thread_name(self) -> str:
+        """The name of the thread that goes on; "" outside of `run`."""
+        return "" if self._current is None else self._current.name
+
+    def ident(self) -> int:
+        """Return the number of the thread that goes on; 0 outside of `run`."""
         return 0 if self._current is None else self._current.number
 
     # For the primitives; called outside of `run`, nothing waits.
@@ -151,6 +186,7 @@ class World:
         if self.is_over:
             raise _WorldEnded
         if self._draw() < self._restless:
+            self._fall_behind(self._current)
             self._switch(self._current)
 
     def wait(self, ready: Callable[[], bool], timeout: float | None) -> bool:
@@ -160,9 +196,9 @@ class World:
             self.time += timeout or 0.0
             return ready()
         me.ready = ready
-        me.deadline = None if timeout is None else self.time + timeout
+        me.deadline = math.inf if timeout is None else self.time + timeout
         self._switch(me)
-        me.ready = me.deadline = None
+        me.ready, me.deadline = None, math.inf
         return ready()
 
     def pause(self, _seconds: float = 0.0) -> None:
@@ -170,18 +206,25 @@ class World:
         me = self._current
         if me is None:
             return
-        me.is_pausing = True
+        self._pausing.append(me)
+        self._fall_behind(me)
         self._switch(me)
 
     def sleep(self, seconds: float) -> None:
         """Wait that long; unless the world is slow, all other threads wait by then."""
         self.wait(lambda: False, seconds)
 
+    def settle(self) -> None:
+        """Wait until all other threads wait; no time passes."""
+        me = self._current
+        self.wait(lambda: all(each is me or each.is_waiting() for each in self.threads), None)
+
     def begin(self, thread: VirtualThread) -> None:
         """Let a thread that was started go on from now on."""
         self._begun += 1
         thread.number = self._begun
-        self._threads.append(thread)
+        thread.rank = self._draw()
+        self.threads.append(thread)
 
     def live(self, thread: VirtualThread) -> None:
         """Do what a thread does: the whole of its life, in the real one."""
@@ -203,11 +246,11 @@ class World:
         """Give the turn away for good."""
         if self.is_over:
             return
-        self._threads.remove(thread)
+        self.threads.remove(thread)
         thread.has_ended = True
-        following = self._choose() if self._threads else None
+        following = self._choose() if self.threads else None
         if following is None:
-            self._end(self._stuck() if self._threads else None)
+            self._end(self._stuck() if self.threads else None)
         else:
             self._hand_to(following)
 
@@ -228,8 +271,13 @@ class World:
         if self.is_over:
             raise _WorldEnded
 
+    def _fall_behind(self, me: VirtualThread) -> None:
+        self._lowest -= 1
+        me.rank = self._lowest
+
     def _hand_to(self, following: VirtualThread) -> None:
         self._current = following
+        self.order.append(following.number)
         following.turn.release()
 
     def _choose(self) -> VirtualThread | None:
@@ -237,25 +285,46 @@ class World:
         self.turns += 1
         if self.turns > _MOST_TURNS:
             return None
-        able = [each for each in self._threads if each.ready is None or each.ready()]
-        awake = [each for each in able if not each.is_pausing]
-        for each in able:
-            each.is_pausing = False
-        if not able or (self.is_slow and self._draw() < _EARLY):
-            timed = [each for each in self._threads if each.deadline is not None]
-            if timed:
-                return self._timed_out(timed)
-        choice = awake or able
-        return choice[int(self._draw() * len(choice))] if choice else None
+        pausing, self._pausing = self._pausing, []
+        if self.is_slow and self._draw() < _EARLY:
+            early = self._time_out(_SLOWEST)
+            if early is not None:
+                return early
+        following = self._able(pausing)
+        if following is not None:
+            self._in_vain = 0
+            return following
+        if pausing:
+            self._in_vain += 1
+            return pausing[-1] if self._in_vain <= _MOST_IN_VAIN else None
+        return self._time_out(_LAST)
 
-    def _timed_out(self, timed: list[VirtualThread]) -> VirtualThread:
-        first = min(timed, key=lambda each: each.deadline or 0.0)
-        self.time = max(self.time, first.deadline or 0.0)
+    def _able(self, pausing: list[VirtualThread]) -> VirtualThread | None:
+        """Return one that can go on and does not pause; None when there is none."""
+        if self._is_ranked:
+            able = [each for each in self.threads if each not in pausing and not each.is_waiting()]
+            return max(able, key=lambda each: each.rank, default=None)
+        count = len(self.threads)
+        first = int(self._draw() * count)
+        for number in range(first, first + count):  # each of them may be it, not equally likely
+            thread = self.threads[number % count]
+            if thread not in pausing and not thread.is_waiting():
+                return thread
+        return None
+
+    def _time_out(self, most: float) -> VirtualThread | None:
+        """Let the first wait time out that does so in *most* seconds; return whose it is."""
+        first = min(self.threads, key=lambda each: each.deadline)
+        if first.deadline > min(self.time + most, self._longest):
+            return None
+        self.time = max(self.time, first.deadline)
         return first
 
     def _stuck(self) -> DeadlockError:
-        waiting = ", ".join(each.name for each in self._threads)
-        return DeadlockError(f"after {self.turns} turns these still wait: {waiting}")
+        waiting = "\n".join(f"{each.name}{_place(each)}" for each in self.threads)
+        return DeadlockError(
+            f"after {self.turns} turns and {self.time:.3f} seconds these still wait:\n{waiting}"
+        )
 
     def _end(self, error: BaseException | None) -> None:
         """End all threads that are left; *error* is why, None when none is left."""
@@ -263,7 +332,7 @@ class World:
             return
         self._error = error
         self.is_over = True
-        for thread in self._threads:
+        for thread in self.threads:
             thread.turn.release()
         self._over.set()
 
@@ -284,6 +353,15 @@ class World:
         return self._at_line
 
 
+def _place(thread: VirtualThread) -> str:
+    """Return where a thread waits: the innermost lines outside of this file."""
+    frame = sys._current_frames().get(thread.real.ident or 0)
+    if frame is None:
+        return ""
+    frames = [each for each in traceback.extract_stack(frame) if each.filename != __file__]
+    return "".join(f" < {each.name}:{each.lineno}" for each in reversed(frames[-5:]))
+
+
 class VirtualThread:
     """A virtual thread, made and used as a `threading.Thread`."""
 
@@ -295,10 +373,16 @@ class VirtualThread:
         self.turn = threading.Lock()  # let go by whoever hands it the turn
         self.turn.acquire()
         self.ready: Callable[[], bool] | None = None  # what it waits for; None: it can go on
-        self.deadline: float | None = None  # when it waits no longer
-        self.is_pausing = False  # it does not go on if another can, this one time
+        self.deadline = math.inf  # when it waits no longer
+        self.rank = 0.0  # who has the highest goes on, in a world that is ranked
         self.has_ended = False
         self.real = threading.Thread(target=world.live, args=(self,), name=name, daemon=True)
+
+    def is_waiting(self) -> bool:
+        """Return whether it waits, neither for what has come nor for a time that has."""
+        if self.ready is None or self.deadline <= self._world.time:
+            return False
+        return not self.ready()
 
     @property
     def ident(self) -> int | None:
@@ -306,8 +390,14 @@ class VirtualThread:
         return self.number or None
 
     def start(self) -> None:
-        """Begin."""
+        """Begin.
+
+        Raises:
+            RuntimeError: The world has no thread for it.
+        """
         self._world.point()
+        if self._world.refuse(self.name):
+            raise RuntimeError("can't start new thread")
         self._world.begin(self)
         self.real.start()
         self._world.point()
@@ -328,6 +418,7 @@ class _Lock:
     def __init__(self, world: World) -> None:
         self._world = world
         self._is_held = False
+        self.holder = 0  # the number of the thread that took it last, also after that let it go
 
     def locked(self) -> bool:
         return self._is_held
@@ -339,8 +430,13 @@ class _Lock:
         if self._is_held and not self._world.is_over:  # what its end left is nobody's
             return False
         self._is_held = True
+        self.holder = self._world.ident()
         self._world.point()
         return True
+
+    def is_mine(self) -> bool:
+        """Return whether the thread that goes on holds it."""
+        return self._is_held and self.holder == self._world.ident()
 
     def release(self) -> None:
         if not self._is_held:
