@@ -8,6 +8,7 @@ the work is queued. Only public methods are overridden.
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -140,10 +141,11 @@ class DaemonPool(ThreadPoolExecutor):
             self._workers.append(worker)
 
     def _cancel_queued(self) -> None:
-        while not self._work.empty():
-            work: _Work | None = self._work.get()
-            if isinstance(work, tuple):  # None tells workers to go home; one more follows
-                work[0].cancel()
+        with contextlib.suppress(Empty):  # which it may be at once: workers take from it, too
+            while True:
+                work: _Work | None = self._work.get(False)
+                if isinstance(work, tuple):  # None tells workers to go home; one more follows
+                    work[0].cancel()
 
 
 def _work(queue: Any, idle: deque[None]) -> None:

@@ -14,6 +14,7 @@ import pytest
 from background_tasks.pool import DaemonPool
 from background_tasks.primitives import Primitives
 from tests.conftest import Gate
+from tests.interleaving import World
 
 
 def test_submit_returns_a_future() -> None:
@@ -69,6 +70,23 @@ def test_hand_over_to_an_idle_worker() -> None:
 
     assert ran.wait(10)
     pool.shutdown()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_shutdown_meets_a_worker_at_the_last_work(seed: int) -> None:
+    """Either takes it; neither waits for it."""
+    world = World(seed, restless=0.3)
+    pool = DaemonPool(1, primitives=world.primitives())
+    futures: list[Future[int]] = []
+
+    def shut_down() -> None:
+        futures.extend(pool.submit(int) for _ in range(2))
+        pool.shutdown(cancel_futures=True)
+
+    world.thread(shut_down).start()
+    world.run()
+
+    assert all(future.done() for future in futures)
 
 
 def test_submit_after_shutdown() -> None:
