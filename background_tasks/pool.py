@@ -53,8 +53,8 @@ class DaemonPool(ThreadPoolExecutor):
         """Have a worker call ``fn(*args, **kwargs)``; does not wait for it.
 
         Raises:
-            RuntimeError: It was shut down; or no thread can be started and none is there. Then
-                the work is not queued.
+            RuntimeError: It was shut down; or no worker is idle, fewer are there than may be, and
+                no thread can be started. Then the work is not queued.
         """
         future: Future[_T] = Future()
         self._queue((future, fn, args, kwargs))
@@ -132,13 +132,9 @@ class DaemonPool(ThreadPoolExecutor):
             name=f"{self._name}-{len(self._workers)}",
             daemon=True,
         )
-        try:
-            worker.start()
-        except RuntimeError:  # can't start new thread
-            if not self._workers:
-                raise
-        else:
-            self._workers.append(worker)
+        # If it cannot be started, those that are there are no substitute: they may never be free.
+        worker.start()
+        self._workers.append(worker)
 
     def _cancel_queued(self) -> None:
         with contextlib.suppress(Empty):  # which it may be at once: workers take from it, too

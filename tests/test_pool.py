@@ -181,8 +181,8 @@ def test_no_thread_and_no_worker_queues_nothing() -> None:
     assert calls == []
 
 
-def test_no_further_thread_is_made_up_for(gate: Gate) -> None:
-    """With one worker living, the work waits for it when no second can be started."""
+def test_a_busy_worker_is_no_substitute_for_a_thread(gate: Gate) -> None:
+    """Nothing is queued behind one that may never be free when no second can be started."""
     made: list[threading.Thread] = []
 
     def first_only(**options: Any) -> threading.Thread:
@@ -192,12 +192,14 @@ def test_no_further_thread_is_made_up_for(gate: Gate) -> None:
     pool = DaemonPool(2, primitives=Primitives(thread=first_only))
     pool.submit(gate)
     gate.wait_entered()
+    calls: list[int] = []
 
-    future: Future[int] = pool.submit(int)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        pool.submit(calls.append, 1)
+
     gate.leave.set()
-
-    assert future.result(10) == 0
     pool.shutdown()
+    assert calls == []
 
 
 def test_the_workers_of_a_forgotten_pool_go_home() -> None:

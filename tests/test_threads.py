@@ -520,6 +520,30 @@ def test_no_thread_for_a_slot_at_first() -> None:
     assert refused == []
 
 
+def test_no_thread_for_a_second_slot_at_first(gate: Gate) -> None:
+    """A run does not wait behind one that goes on for longer than no thread can be had."""
+    refused = [True]
+
+    def scarce(**options: Any) -> threading.Thread:
+        if options["name"].endswith("slot-1") and refused:
+            refused.pop()
+            return _NoThread()
+        return threading.Thread(**options)
+
+    ran = threading.Event()
+    primitives = Primitives(thread=scarce)
+    with Scheduler(2, tick_interval=0.001, _primitives=primitives) as scheduler:
+        scheduler.release_task(scheduler.add_task(Task("stays", gate)).id)
+        gate.wait_entered()
+
+        scheduler.release_task(scheduler.add_task(Task("other", ran.set)).id)
+
+        assert ran.wait(10)
+        gate.leave.set()
+
+    assert refused == []
+
+
 def test_a_slot_releases_what_is_due() -> None:
     """It does not wait for the scheduler thread, which sleeps through this test."""
     scheduler = Scheduler(1, _primitives=Primitives(thread=_Asleep))
