@@ -187,8 +187,7 @@ class Admission:
     def first(self, n: int) -> list[Entry]:
         """Return copies of the first *n* entries and leave them in: what is overdue, the rest."""
         entries = {id(e[-1]): e for kind in self._kinds.values() for e in kind.queue.first(n)}
-        overdue = [kind.eldest() for kind, _ in self._overdue()]
-        firsts = [list(run.entry) for run in overdue if run is not None and run.entry is not None]
+        firsts = [list(run.entry) for _, run in self._overdue() if run.entry is not None]
         for entry in firsts:
             entries.pop(id(entry[-1]), None)
         return [*firsts, *sorted(entries.values())][:n]
@@ -265,16 +264,14 @@ class Admission:
         Takes note of the kinds that resources keep waiting.
         """
         kept: set[str] = set()
-        overdue = self._overdue()
-        for kind, run in overdue:
+        for kind, run in self._overdue():
             if not kept & kind.names and self._obstacle(kind, run, _NOTHING) is None:
                 yield run
             kept |= kind.names
-        late = {kind for kind, _ in overdue}
         for kind in self._kinds.values():
-            stand_in = None if kind in late else self._stand_in(kind)
+            stand_in = self._stand_in(kind)
             if stand_in is None:
-                kind.put_off_since = kind.put_off_since if len(kind.queue) else math.inf
+                kind.put_off_since = math.inf
                 continue
             obstacle = self._obstacle(kind, stand_in, frozenset(kept))
             if obstacle is None:
