@@ -515,6 +515,57 @@ def test_several_that_waited_too_long_go_in_turn() -> None:
     assert driver.start() == ["second"]
 
 
+def test_kept_resources_are_named_with_those_they_are_kept_for() -> None:
+    """Each with its own, when several waited too long."""
+    driver = Driver(slots=4, capacity={"db": 2, "gpu": 2}, max_defer=10.0)
+    both = driver.add("both", resources={"db": 1, "gpu": 1})
+    db, gpu = driver.add("db", resources={"db": 2}), driver.add("gpu", resources={"gpu": 2})
+    driver.ask(both, db, gpu)
+    assert driver.start() == ["both"]
+    driver.go(10)
+    driver.ask(driver.add("small db", resources={"db": 1}))
+    driver.ask(driver.add("small gpu", resources={"gpu": 1}))
+
+    assert driver.waiting()[2:] == [
+        "small db: resource 'db' is kept for 'db', which waited too long",
+        "small gpu: resource 'gpu' is kept for 'gpu', which waited too long",
+    ]
+
+
+def test_one_that_waited_too_long_may_not_be_the_first_of_its_kind() -> None:
+    """It is shown first all the same, and another of its kind, which is more urgent, after it."""
+    driver = Driver(slots=4, capacity={"db": 2}, max_defer=10.0)
+    driver.ask(driver.add("holds", resources={"db": 1}), driver.add("old", resources={"db": 2}))
+    assert driver.start() == ["holds"]
+    driver.go(10)
+    driver.ask(driver.add("urgent", resources={"db": 2}, priority=100))
+
+    found = [driver.engine.waiting(n, at(10)) for n in (1, 2)]
+
+    assert [[each.run.task.name for each in some] for some in found] == [["old"], ["old", "urgent"]]
+
+
+def test_a_slot_is_no_resource_to_wait_too_long_for() -> None:
+    """What waited for a resource is done; one that then waits for a slot alone is not overdue."""
+    driver = Driver(slots=2, capacity={"db": 2}, max_defer=10.0)
+    big, small = driver.add("big", resources={"db": 2}), driver.add("small", resources={"db": 1})
+    plain = driver.add("plain")
+    driver.ask(small, big)
+    assert driver.start() == ["small"]
+    driver.end("small")
+    assert driver.start() == ["big"]
+    driver.end("big")
+    driver.ask(plain, plain)
+    assert driver.start() == ["plain", "plain"]
+    driver.ask(big)
+    driver.go(20)
+    driver.engine.set_priority(small, 50)
+    driver.ask(small)
+    driver.end("plain")
+
+    assert driver.start() == ["small"]
+
+
 def test_of_those_it_is_kept_for_only_its_resources() -> None:
     """What needs none of them goes on as before."""
     driver = Driver(slots=4, capacity={"db": 1, "gpu": 1}, max_defer=10.0)
@@ -733,6 +784,23 @@ def test_held_too_long_counts_from_when_it_was_ready() -> None:
     assert driver.start() == ["b"]
 
 
+def test_what_waited_too_long_for_a_resource_still_minds_a_gate() -> None:
+    """The gate has its own max_defer, from when it closed."""
+    driver = Driver(slots=4, capacity={"db": 1}, has_gates=True, max_defer=10.0)
+    db = driver.add("db", resources={"db": 1})
+    driver.ask(driver.add("other"), db, db)
+    assert driver.start() == ["other", "db"]
+    driver.go(10)
+    assert driver.start() == []
+    driver.close()
+    driver.end("db")
+
+    driver.go(19)
+    assert driver.start() == []
+    driver.go(20)
+    assert driver.start() == ["db"]
+
+
 def test_a_gate_that_opened_in_between_begins_anew() -> None:
     """And one that closes while another is closed does not."""
     driver = Driver(slots=2, has_gates=True, max_defer=300.0)
@@ -930,6 +998,33 @@ def test_slots_are_claimed_for_all_that_may_start() -> None:
     assert driver.engine.claim_slots() == 3
 
 
+def test_slots_are_claimed_for_as_many_as_there_is_room_for() -> None:
+    """Of each kind, beside what runs; 0.1 three times is no more than 0.3."""
+    driver = Driver(slots=9, capacity={"db": 10, "share": 0.3})
+    db, share = driver.add("db", resources={"db": 3}), driver.add("share", resources={"share": 0.1})
+    driver.ask(db)
+    assert driver.start() == ["db"]
+    assert driver.engine.claim_slots() == 1
+    for task in (db, share):
+        others = [driver.add(task.name, resources=task.resources) for _ in range(4)]
+        driver.ask(*others)
+
+    assert driver.engine.claim_slots() == 2 + 3
+
+
+def test_slots_are_claimed_for_all_that_open_gates_let_through() -> None:
+    """One for each, and for what passes closed gates too; of what they hold one is tried."""
+    driver = Driver(slots=9, has_gates=True, ungated_priority=5)
+    driver.ask(*[driver.add("held") for _ in range(3)])
+    assert driver.engine.claim_slots() == 3
+    driver.close()
+    driver.ask(*[driver.add("urgent", priority=5) for _ in range(3)])
+
+    assert driver.engine.claim_slots() == 1
+    driver.open()
+    assert driver.engine.claim_slots() == 2
+
+
 def test_nothing_is_kept_from_the_one_it_is_kept_for() -> None:
     """What waited too long and fits now is about to start, and says so."""
     driver = Driver(slots=4, capacity={"db": 2}, max_defer=10.0)
@@ -984,6 +1079,21 @@ def test_kinds_that_nobody_waits_in_are_forgotten() -> None:
         driver.engine.remove(task.id, at(0))
 
     assert len(_admission(driver)._kinds) <= 64
+
+
+@pytest.mark.parametrize(("stay", "most"), [(0, 64), (40, 80)])
+def test_kinds_are_forgotten_when_there_are_twice_as_many(stay: int, most: int) -> None:
+    """As there were after the last time, or 64: looking at all of them costs little then."""
+    driver = Driver(slots=1, capacity={"mem_mb": 5000})
+    seen = []
+    for number in range(200):
+        task = driver.add("t", resources={"mem_mb": number + 1})
+        driver.ask(task)
+        if number >= stay:
+            driver.engine.remove(task.id, at(0))
+        seen.append(len(_admission(driver)._kinds))
+
+    assert max(seen[64:]) == most
 
 
 def _admission(driver: Driver) -> Admission:

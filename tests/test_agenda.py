@@ -84,6 +84,32 @@ def test_cancelled_is_not_due() -> None:
     assert agenda.next_due() is None
 
 
+def test_cancelling_what_was_due_does_nothing() -> None:
+    """An entry whose item has come out is left alone."""
+    agenda = Agenda()
+    entry = agenda.push(_at(1), 0, "due")
+    agenda.push(_at(2), 0, "kept")
+    assert agenda.pop_due(_at(1)) == "due"
+
+    agenda.cancel(entry)
+
+    assert len(agenda) == 1
+    assert entry[:2] == [_at(1), 0]
+
+
+def test_cancelled_entries_on_the_way_are_not_counted() -> None:
+    """When they are skipped, the agenda knows that they are gone."""
+    agenda = Agenda()
+    for name in "abc":
+        agenda.cancel(agenda.push(_at(1), 0, name))
+    agenda.push(_at(2), 0, "kept")
+
+    assert agenda.pop_due(_at(1)) is None
+    assert len(agenda) == 1
+    assert agenda.pop_due(_at(2)) == "kept"
+    assert len(agenda) == 0
+
+
 def test_entry_tells_its_due_time() -> None:
     """An entry begins with the due time and ends with the item."""
     entry = Agenda().push(_at(3), 2, "item")

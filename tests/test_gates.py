@@ -205,8 +205,11 @@ def test_a_failure_says_why() -> None:
     assert str(held.readings()[0]) == (
         "queue is not known, which keeps the gate open: OSError: no such sensor"
     )
-    dial.value = 1
+    dial.value = "1"
     held.sample(2.0, _START)
+    assert held.readings()[0].error == "InvalidTypeError: a reading must be a number, got '1'"
+    dial.value = 1
+    held.sample(3.0, _START)
     assert held.readings()[0].error == ""
 
 
@@ -315,6 +318,7 @@ def test_a_gate_may_be_given_to_two() -> None:
         (0.08341, "", 0.1, 0.125, "load 0.08341 (closes at 0.1, opens at 0.125)"),
         (15234, "orders", 20000, 1e4, "load 15234 orders (closes at 20000, opens at 10000)"),
         (999.96, "", 1000, 1, "load 1000 (closes at 1000, opens at 1)"),
+        (1000.4, "", 1000, 1, "load 1000.4 (closes at 1000, opens at 1)"),
         (-12.3456, "°C", -5, -10, "load -12.35 °C (closes at -5, opens at -10)"),
         (math.inf, "", 2, 1, "load inf (closes at 2, opens at 1)"),
     ],
@@ -407,6 +411,13 @@ def test_a_gate_refuses(change: dict[str, Any], error: type[Exception], words: l
     assert [word for word in words if word not in str(caught.value)] == []
 
 
+def test_the_largest_float_is_finite() -> None:
+    """It has an end, so a gate may close at it."""
+    most = sys.float_info.max
+
+    assert Gate(_sensor, close=most, reopen=0).close == most
+
+
 def test_a_gate_refuses_a_coroutine_function() -> None:
     """Nobody would await what it returns."""
 
@@ -420,11 +431,11 @@ def test_a_gate_refuses_a_coroutine_function() -> None:
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
-        (_sensor, "gates must be a list or tuple of Gate"),
+        (_sensor, "gates must be a list or tuple of Gate, got <function _sensor"),
         (None, "gates must be a list or tuple of Gate"),
         ("CpuPressure", "gates must be a list or tuple of Gate"),
         (CpuPressure(30), "gates must be a list or tuple of Gate"),
-        ([CpuPressure(30), _sensor], "each gate must be a Gate"),
+        ([CpuPressure(30), _sensor], "each gate must be a Gate, got <function _sensor"),
         ([CpuPressure], "each gate must be a Gate"),
     ],
 )
@@ -440,20 +451,31 @@ def test_gates_are_a_list_of_gates(bad: Any, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gate", "name", "close", "reopen", "unit"),
+    ("make", "arguments", "name", "close", "reopen", "unit"),
     [
-        (CpuPressure(30), "CPU pressure", 30.0, 24.0, "%"),
-        (CpuPressure(100, 0), "CPU pressure", 100.0, 0.0, "%"),
-        (CpuPressure(30, reopen=29.5), "CPU pressure", 30.0, 29.5, "%"),
-        (LoadPerCpu(1.5, 1), "load per CPU", 1.5, 1.0, ""),
-        (LoadPerCpu(2.5), "load per CPU", 2.5, 2.0, ""),
-        (MemoryAvailable(0.1), "memory available", 0.1, 0.125, ""),
-        (MemoryAvailable(0.75), "memory available", 0.75, 0.875, ""),
-        (MemoryAvailable(0.1, 1), "memory available", 0.1, 1.0, ""),
+        (CpuPressure, (30,), "CPU pressure", 30.0, 24.0, "%"),
+        (CpuPressure, (100, 0), "CPU pressure", 100.0, 0.0, "%"),
+        (CpuPressure, (30, 29.5), "CPU pressure", 30.0, 29.5, "%"),
+        (CpuPressure, (0.5, 0.25), "CPU pressure", 0.5, 0.25, "%"),
+        (LoadPerCpu, (1.5, 1), "load per CPU", 1.5, 1.0, ""),
+        (LoadPerCpu, (2.5,), "load per CPU", 2.5, 2.0, ""),
+        (LoadPerCpu, (0.5, 0), "load per CPU", 0.5, 0.0, ""),
+        (MemoryAvailable, (0.1,), "memory available", 0.1, 0.125, ""),
+        (MemoryAvailable, (0.75,), "memory available", 0.75, 0.875, ""),
+        (MemoryAvailable, (0.1, 1), "memory available", 0.1, 1.0, ""),
     ],
 )
-def test_the_thresholds_of(gate: Gate, name: str, close: float, reopen: float, unit: str) -> None:
+def test_the_thresholds_of(
+    make: Callable[..., Gate],
+    arguments: tuple[float, ...],
+    name: str,
+    close: float,
+    reopen: float,
+    unit: str,
+) -> None:
     """As given, or by the rule that the docstring states."""
+    gate = make(*arguments)
+
     assert isinstance(gate, Gate)
     assert (gate.name, gate.close, gate.reopen, gate.unit) == (name, close, reopen, unit)
 
@@ -475,6 +497,7 @@ def test_the_thresholds_of(gate: Gate, name: str, close: float, reopen: float, u
         (MemoryAvailable, (1,), ValueError, ["share must be above 0 and below 1", "got 1"]),
         (MemoryAvailable, (10,), ValueError, ["share must be above 0 and below 1", "got 10"]),
         (MemoryAvailable, ("1",), TypeError, ["share must be a number", "'1'"]),
+        (MemoryAvailable, (0.1, "1"), TypeError, ["reopen must be a number", "'1'"]),
         (MemoryAvailable, (0.1, 0.1), ValueError, ["reopen must be above 0.1 and at most 1"]),
         (MemoryAvailable, (0.1, 1.1), ValueError, ["reopen must be above 0.1", "got 1.1"]),
     ],
@@ -594,8 +617,12 @@ def test_without_both_it_says_what_to_install(
     }
     assert second == []
     assert held.closed() == ()
-    with pytest.raises(MissingExtraError, match="pip install"):
+    with pytest.raises(MissingExtraError) as caught:
         MemoryAvailable(0.1).sensor()
+    assert str(caught.value) == (
+        "psutil must be installed where Linux' own files are missing:"
+        " pip install 'background-tasks[psutil]'"
+    )
 
 
 def test_a_file_that_may_not_be_read_is_a_failure(proc: Path, psutil: None) -> None:
@@ -637,7 +664,7 @@ def test_a_text_that_tells_no_pressure(text: str) -> None:
         pytest.param("MemTotal: 5 kB\n", "'MemAvailable: NUMBER kB'", id="before Linux 3.14"),
         pytest.param("MemAvailable: 5 kB\n", "'MemTotal: NUMBER kB'", id="no total"),
         pytest.param("MemAvailable: x kB\nMemTotal: 5 kB\n", "'MemAvailable", id="no number"),
-        pytest.param("MemTotal: 0 kB\nMemAvailable: 0 kB\n", "MemTotal must be", id="no memory"),
+        pytest.param("MemTotal: 0 kB\nMemAvailable: 0 kB\n", "^MemTotal must be", id="no memory"),
     ],
 )
 def test_a_text_that_tells_no_memory(text: str, words: str) -> None:
