@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from background_tasks import Change, ChangeKind, Scheduler
+from background_tasks import Change, ChangeKind, Scheduler, Task, Trigger
 
 settings.register_profile("suite", derandomize=True, deadline=None, max_examples=100)
 settings.load_profile("suite")
@@ -87,3 +87,25 @@ class Watch:
             assert self._heard.wait_for(
                 lambda: sum(change.kind is kind for change in self.changes) >= times, timeout=10
             )
+
+
+class Ticks(Trigger):
+    """A trigger that is never ready, asked at each tick of a scheduler's thread."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        """Add a task with it to *scheduler*."""
+        self._asked = threading.Semaphore(0)
+        scheduler.add_task(Task("ticks", int, triggers=[self]))
+
+    def is_ready(self) -> bool:
+        """Note that it was asked."""
+        self._asked.release()
+        return False
+
+    def reset(self) -> None:
+        """Do nothing."""
+
+    def wait_for_one(self) -> None:
+        """Wait until one whole tick is over: the next one asks."""
+        for _ in range(2):
+            assert self._asked.acquire(timeout=10)
