@@ -295,7 +295,7 @@ class Execution:
 
     @property
     def trace_flags(self) -> str:
-        """The flags of that trace, 2 hexadecimal digits, "01" if it is sampled; "" if not known."""
+        """The flags of that trace, 2 hexadecimal digits, odd if it is sampled; "" if not known."""
         return self._span[2]
 
     def set_span(self, trace_id: str, span_id: str, trace_flags: str = "") -> None:

@@ -371,7 +371,13 @@ def test_a_pure_module_knows_no_clock(module: str) -> None:
 
 @pytest.mark.parametrize(
     ("library", "users"),
-    [("croniter", ["cron"]), ("pythonjsonlogger", ["json_lines"]), ("psutil", ["gates"])],
+    [
+        ("croniter", ["cron"]),
+        ("opentelemetry", ["telemetry"]),
+        ("prometheus_client", ["prometheus"]),
+        ("psutil", ["gates"]),
+        ("pythonjsonlogger", ["json_lines"]),
+    ],
 )
 def test_a_dependency_has_one_user(library: str, users: list[str]) -> None:
     """So that it can be exchanged in one place."""
@@ -420,7 +426,8 @@ def test_the_import_is_lazy() -> None:
     """The dependencies are loaded by those who use them, not by the import."""
     code = (
         "import background_tasks, sys\n"
-        "print({'croniter', 'psutil', 'pythonjsonlogger'} & {*sys.modules})"
+        "print({'croniter', 'opentelemetry', 'prometheus_client', 'psutil', 'pythonjsonlogger'}"
+        " & {*sys.modules})"
     )
 
     assert _in_a_new_interpreter(code) == "set()\n"
