@@ -84,7 +84,7 @@ $(BENCH)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --editable . \
-	    "apscheduler>=3.11,<4" scheduler schedule huey matplotlib freezegun
+	    "apscheduler>=3.11,<4" scheduler schedule huey matplotlib freezegun prometheus-client opentelemetry-sdk
 	touch $@
 
 bench: $(BENCH)/.ready  ## Measure against limits and peers (10 minutes): table, build/bench.json, .svg

@@ -1270,16 +1270,16 @@ class Engine:
         """Leave a change to be told, unless nobody wants to hear of it."""
         if kind.level < self.level:
             return
-        self.changes.append(
+        self.changes.append(  # by position: by name it takes 0.4 us more
             Change(
-                kind=kind,
-                at=now,
-                task_id=None if task is None else task.id,
-                task_name="" if task is None else task.name,
-                priority=None if task is None else task._priority,
-                enabled=None if task is None else task._enabled,
-                execution=None if run is None else run.execution.copy(),
-                reason=reason,
-                skipped=skipped,
+                kind,
+                now,
+                None if task is None else task._id,
+                "" if task is None else task.name,
+                None if task is None else task._priority,
+                None if task is None else task._enabled,
+                None if run is None else run.execution.copy(),
+                reason,
+                skipped,
             )
         )

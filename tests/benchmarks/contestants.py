@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 from background_tasks import EventTrigger, OneTimeTrigger, PeriodicTrigger, Scheduler, Task, Trigger
 from background_tasks.testing import InlineScheduler
@@ -92,8 +93,8 @@ class Ours(Contestant):
 
     missed = "all"
 
-    def __init__(self) -> None:
-        self.scheduler = Scheduler(SLOTS)
+    def __init__(self, **settings: Any) -> None:
+        self.scheduler = Scheduler(SLOTS, **settings)
         self._numbers = itertools.count()
 
     def start(self) -> None:

@@ -13,6 +13,7 @@ import sys
 from tests.benchmarks.contestants import Contestant, HeapPlusContestant, Ours, OursDefaults, Pool
 from tests.benchmarks.peers import ApScheduler, ApSchedulerDefaults, DigonIO, Huey, Sched, Schedule
 from tests.benchmarks.scenarios import SCENARIOS
+from tests.benchmarks.watched import WATCHED
 
 __all__ = ["CONTESTANTS", "main"]
 
@@ -27,6 +28,7 @@ CONTESTANTS: dict[str, type[Contestant]] = {
     "schedule": Schedule,
     "sched": Sched,
     "huey": Huey,
+    **WATCHED,
 }
 
 

@@ -18,6 +18,16 @@ _DEFAULTS = "APScheduler defaults"
 _TURNS = (0, 300, 2_000)
 _CALLS = ("add_task", "tasks", "upcoming", "stats")
 
+_WATCHERS = {  # and how many times the CPU of a run each may make it: a quarter above what it did
+    "a listener": 2.4,
+    "a line a run": 8.0,
+    "all lines": 18.0,
+    "Prometheus": 3.1,
+    "metrics, SDK": 5.5,
+    "traces, no SDK": 2.0,
+    "traces, SDK": 7.0,
+}
+
 Value = int | float
 
 
@@ -97,6 +107,7 @@ def plan(*, quick: bool) -> list[Case]:
         _memory(quick),
         _cron_storm(quick),
         _calls(quick),
+        _watching(quick),
     ]
 
 
@@ -141,6 +152,16 @@ def targets() -> list[Target]:
         Target(case="cron storm", figure="lost", must=0, every=True),
         Target(case="cron storm", figure="last_ms", against="heap+", must=0.7, aim=0.4),
         *(Target(case="calls", figure=f"{call}_p99_ms", must=5, aim=1) for call in _CALLS),
+        *(
+            Target(
+                case="watching",
+                figure="cpu_a_run_us",
+                of=f"ours, {each}",
+                against="ours",
+                must=bound,
+            )
+            for each, bound in _WATCHERS.items()
+        ),
         Target(
             case="burst 100,000", figure="wall_a_run_us", against="ours", base="burst", must=growth
         ),
@@ -369,4 +390,15 @@ def _calls(quick: bool) -> Case:
         entries=_entries(("ours",) if quick else ("ours", "APScheduler"), n=10_000, bursts=3),
         rounds=1 if quick else 3,
         shown=tuple(f"{call}_p99_ms" for call in _CALLS),
+    )
+
+
+def _watching(quick: bool) -> Case:
+    return Case(
+        name="watching",
+        scenario="watching",
+        what="5,000 runs of ten tasks ready at once, no-op, while somebody watches",
+        entries=_entries(("ours", *(f"ours, {each}" for each in _WATCHERS)), n=5_000),
+        rounds=2 if quick else 5,
+        shown=("cpu_a_run_us", "lost"),
     )

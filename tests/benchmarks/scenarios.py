@@ -267,6 +267,21 @@ def calls(make: Make, *, n: int, bursts: int) -> Figures:
     return {**figures, "calls": sum(map(len, took.values()))}
 
 
+def watching(make: Make, *, n: int) -> Figures:
+    """Measure the CPU of *n* runs of ten tasks that are ready at once, until all is told."""
+    contestant, finish = make(), Finish(n)
+    askers = [contestant.asker(finish.work) for _ in range(10)]
+    for k in range(n):
+        askers[k % 10]()
+    gc.collect()
+    cpu = time.process_time()
+    contestant.start()
+    ran = finish.wait()
+    contestant.settle()
+    cpu = time.process_time() - cpu
+    return {"cpu_a_run_us": cpu * 1e6 / max(ran, 1), "lost": n - ran}
+
+
 def _nothing() -> None:
     pass
 
@@ -328,4 +343,5 @@ SCENARIOS: dict[str, Callable[..., Figures]] = {
     "memory": memory,
     "cron storm": cron_storm,
     "calls": calls,
+    "watching": watching,
 }
