@@ -321,6 +321,7 @@ def test_it_adds_up_under_load() -> None:
     assert meter["occurrences"] == {(f"t{i}", "started", ""): 200 for i in range(4)}
     assert meter["runs"] == {(f"t{i}", "success", ""): 200 for i in range(4)}
     assert len(meter.recorded["run.duration"]) == 800
+    assert meter.metrics._attempts == {}  # nothing is kept of a run that has ended
 
 
 class Refusing(Executor):
@@ -361,6 +362,7 @@ def test_a_start_that_the_executor_refused_is_one_start() -> None:
 
     assert meter["occurrences"] == {("again", "started", ""): 1, ("dropped", "started", ""): 1}
     assert meter["runs"] == {("again", "success", ""): 1, ("dropped", "dropped", ""): 1}
+    assert meter["retries"] == {}
     assert len(meter.recorded["run.queue_time"]) == 2
 
 
