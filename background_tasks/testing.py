@@ -21,6 +21,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from background_tasks import checks
+from background_tasks.calls import Around
 from background_tasks.checks import Duration
 from background_tasks.errors import InvalidValueError
 from background_tasks.gates import Gate
@@ -166,6 +167,7 @@ class InlineScheduler(Scheduler):
         max_defer: Duration = 300.0,
         stuck_after: Duration = 10.0,
         replacements: int = 0,
+        around: Iterable[Around] = (),
     ) -> None:
         """Make one; what is not told here is as for `Scheduler`.
 
@@ -183,6 +185,7 @@ class InlineScheduler(Scheduler):
             max_defer: As for `Scheduler`.
             stuck_after: As for `Scheduler`.
             replacements: As for `Scheduler`.
+            around: As for `Scheduler`.
 
         Raises:
             ValueError: A value breaks a rule.
@@ -201,6 +204,7 @@ class InlineScheduler(Scheduler):
             max_defer=max_defer,
             stuck_after=stuck_after,
             replacements=replacements,
+            around=around,
             _primitives=Primitives(
                 thread=_Thread,
                 queue=lambda: self._queue,

@@ -15,6 +15,7 @@ from background_tasks import (
     EventTrigger,
     Execution,
     InvalidTypeError,
+    OneTimeTrigger,
     RemoteError,
     Retry,
     RetryPolicy,
@@ -24,6 +25,7 @@ from background_tasks import (
     current_execution,
 )
 from background_tasks.task import running_function
+from background_tasks.testing import InlineScheduler
 
 _request: ContextVar[str] = ContextVar("_request", default="none")
 _inner: ContextVar[str] = ContextVar("_inner", default="none")
@@ -179,6 +181,17 @@ def test_retry_passes_through() -> None:
     task = Task("t", work, retry_policy=RetryPolicy(5))
 
     assert scheduler.run_task(scheduler.add_task(task).id).results == 3
+
+
+def test_in_a_scheduler_without_threads() -> None:
+    """So that what users put around their tasks can be tested as their tasks are."""
+    diary = Diary()
+    scheduler = InlineScheduler(around=[diary.of("mine")])
+    scheduler.add_task(Task("t", int, triggers=[OneTimeTrigger(delay=5)]))
+
+    scheduler.clock.advance(seconds=5)
+
+    assert diary.lines == ["mine enters attempt 1", "mine leaves"]
 
 
 # With an executor
