@@ -70,6 +70,7 @@ class ChangeKind(str, Enum):
     EXECUTOR_RENEWED = "executor.renewed", logging.WARNING  # its factory made another
     TASK_ADDED = "task.added", logging.DEBUG
     TASK_REMOVED = "task.removed", logging.DEBUG
+    TRIGGER_SLOW = "trigger.slow", logging.WARNING  # it took long to answer; once a minute a task
     TASK_QUARANTINED = "task.quarantined", logging.ERROR  # a trigger raised: it is disabled
     OCCURRENCE_SKIPPED = "occurrence.skipped", logging.DEBUG  # a time or signal without a run
     RUN_RELEASED = "run.released", logging.DEBUG  # it waits for its turn

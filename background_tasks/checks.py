@@ -25,6 +25,7 @@ __all__ = [
     "instant",
     "name_text",
     "number",
+    "redacted",
     "seconds",
     "seconds_text",
     "shown",
@@ -61,6 +62,19 @@ def error_text(error: BaseException) -> str:
     except BaseException:  # a foreign __str__ may raise anything, SystemExit included
         words = "<cannot be shown>"
     return f"{name}: {words}" if words else str(name)
+
+
+def redacted(redact: Callable[[str], str] | None, text: str) -> str:
+    """Return what the user's *redact* makes of a *text* that may hold secrets; never raises."""
+    if redact is None or not text:
+        return text
+    try:
+        clean: object = redact(text)
+    except BaseException as error:  # a function of the user's may raise anything
+        return f"<redacted: the redact function raised {error_text(error).partition(':')[0]}>"
+    if not isinstance(clean, str):
+        return f"<redacted: the redact function returned {type(clean).__name__}, no str>"
+    return clean
 
 
 def number(rule: str, value: object) -> int | float:

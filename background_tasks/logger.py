@@ -5,6 +5,7 @@ On import nothing is configured: the logger ``background_tasks`` has a NullHandl
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import sys
@@ -18,7 +19,7 @@ from background_tasks.json_lines import LIBRARY, NAMINGS, JsonLines
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["configure_logging", "log", "logger", "lost_lines"]
+__all__ = ["configure_logging", "log", "log_or_print", "logger", "lost_lines"]
 
 logger = logging.getLogger(LIBRARY)
 logger.addHandler(logging.NullHandler())
@@ -42,6 +43,34 @@ def log(level: int, message: str, fields: Mapping[str, object]) -> None:
         is_main = threading.current_thread() is threading.main_thread()
         if is_main and isinstance(error, KeyboardInterrupt):
             raise
+
+
+def log_or_print(level: int, message: str, fields: Mapping[str, object]) -> None:
+    """Log as `log` does, or print it to standard error in a program that has no log at all.
+
+    For what somebody has to see: the NullHandler keeps logging's own last resort from it.
+    """
+    if _has_handler():
+        log(level, message, fields)
+    elif logger.isEnabledFor(level) and sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):  # it is closed: nobody can see it
+            print(f"background_tasks: {message}: {_pairs(fields)}", file=sys.stderr, flush=True)
+
+
+def _pairs(fields: Mapping[str, object]) -> str:
+    """Return *fields* in one line, without the prefix that all have."""
+    pairs = ((key.removeprefix("background_tasks."), each) for key, each in fields.items())
+    return ", ".join(f"{key}={each!r}" for key, each in pairs)
+
+
+def _has_handler() -> bool:
+    """Return whether there is any handler that does something with a record of ours."""
+    current: logging.Logger | None = logger
+    while current is not None:
+        if any(not isinstance(each, logging.NullHandler) for each in current.handlers):
+            return True
+        current = current.parent if current.propagate else None
+    return False
 
 
 def lost_lines() -> int:

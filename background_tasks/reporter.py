@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from background_tasks.changes import DISPOSITIONS, OUTCOMES
-from background_tasks.checks import call, error_text, shown
+from background_tasks.checks import call, error_text, redacted, shown
 from background_tasks.json_lines import error_fields
 from background_tasks.logger import log, logger
 from background_tasks.task import Execution
@@ -31,8 +31,14 @@ class Reporter:
     """The log and the listeners of one scheduler."""
 
     # _telling is only ever tried, never waited for, so its place among other locks is free.
-    def __init__(self, changes: deque[Change], primitives: Primitives) -> None:
-        """Tell what is put into *changes*."""
+    def __init__(
+        self,
+        changes: deque[Change],
+        primitives: Primitives,
+        redact: Callable[[str], str] | None = None,
+    ) -> None:
+        """Tell what is put into *changes*; *redact* is as for `Scheduler`."""
+        self._redact = redact
         self._changes = changes
         self._primitives = primitives
         self._telling = primitives.lock()
@@ -91,14 +97,13 @@ class Reporter:
             change = self._changes.popleft()
             _log(change)
             for listener in self._listeners:
-                _call(listener, change)
+                self._call(listener, change)
 
-
-def _call(listener: Callable[[Change], object], change: Change) -> None:
-    try:
-        listener(change)
-    except BaseException as error:  # SystemExit included: the run is unharmed
-        _log_failure(change, listener, error)
+    def _call(self, listener: Callable[[Change], object], change: Change) -> None:
+        try:
+            listener(change)
+        except BaseException as error:  # SystemExit included: the run is unharmed
+            _log_failure(change, listener, redacted(self._redact, error_text(error)))
 
 
 def _log(change: Change) -> None:
@@ -153,10 +158,10 @@ def _run_fields(execution: Execution) -> dict[str, object]:
     return fields
 
 
-def _log_failure(change: Change, listener: object, error: BaseException) -> None:
+def _log_failure(change: Change, listener: object, error: str) -> None:
     fields = {
         **_fields(change),
-        **error_fields(error_text(error)),
+        **error_fields(error),
         "event.name": "background_tasks.listener.failed",
         "background_tasks.listener": _name_of(listener),
     }

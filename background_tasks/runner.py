@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import cast
 
 from background_tasks.calls import Around, call_function, call_within, traceback_text
-from background_tasks.checks import error_text
+from background_tasks.checks import error_text, redacted
 from background_tasks.errors import ExecutorBrokenError, LostWorkerError, RemoteError
 from background_tasks.far_side import Report, call_there, kind_of, unpacked
 from background_tasks.outside import Outside, is_unsent
@@ -36,6 +36,7 @@ class Runner:
         outside: Outside | None = None,
         extras: tuple[str, ...] = (),
         around: tuple[Around, ...] = (),
+        redact: Callable[[str], str] | None = None,
     ) -> None:
         """Call functions in the calling thread, or *outside* of it.
 
@@ -44,12 +45,14 @@ class Runner:
             outside: Where else to call them.
             extras: What is measured beside the usual, see `meter_of`.
             around: What is entered around each attempt, see `call_within`.
+            redact: What the texts of errors are given to before anybody sees them.
         """
         self._primitives = primitives
         self._outside = outside
         self._extras = extras
         self._meter = meter_of(extras)
         self._around = around
+        self._redact = redact
         self._events = None if primitives is REAL else primitives.event
 
     @property
@@ -60,8 +63,17 @@ class Runner:
     def attempt(self, execution: Execution, task: Task) -> Outcome:
         """Call the function of *task* once; never raises."""
         if self._outside is None:
-            return self._attempt_here(execution, task)
-        return self._attempt_outside(execution, task, self._outside)
+            outcome = self._attempt_here(execution, task)
+        else:
+            outcome = self._attempt_outside(execution, task, self._outside)
+        if outcome.error and self._redact is not None:
+            self._take_secrets_out(outcome)
+        return outcome
+
+    def _take_secrets_out(self, outcome: Outcome) -> None:
+        outcome.error = redacted(self._redact, outcome.error)
+        outcome.traceback = redacted(self._redact, outcome.traceback)
+        outcome.obstacle = redacted(self._redact, outcome.obstacle)
 
     def _attempt_here(self, execution: Execution, task: Task) -> Outcome:
         read, spent = self._meter

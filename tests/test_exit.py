@@ -162,10 +162,36 @@ def test_the_end_of_a_process(row: Row, results: dict[Row, Future[Result]]) -> N
     assert theirs[-1:] == last.get(row.end, [])
 
 
+_SILENT = """
+    import os, threading
+    from background_tasks import Scheduler, Task
+
+    scheduler = Scheduler(1, exit_grace=0)
+    entered = threading.Event()
+    scheduler.add_task(Task("the task", lambda: (entered.set(), threading.Event().wait())))
+    scheduler.start()
+    scheduler.release_task(0)
+    entered.wait()
+"""
+
+
+def test_a_program_without_any_log_is_told_too() -> None:
+    """What is left behind is one line on standard error, though nobody configured logging."""
+    program = [sys.executable, "-W", "error", "-c", textwrap.dedent(_SILENT)]
+
+    done = subprocess.run(program, capture_output=True, text=True, timeout=60, check=True)
+
+    assert done.stdout == ""
+    assert done.stderr == (
+        "background_tasks: run abandoned at exit: its task did not end in time:"
+        " event.name='background_tasks.run.abandoned', task.id=0, task.name='the task', run.id=0\n"
+    )
+
+
 def test_ctrl_c_ends_the_wait(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left is named at once, and no traceback comes of it."""
     named: list[object] = []
-    monkeypatch.setattr(scheduler_module, "log", lambda *line: named.append(line[2]))
+    monkeypatch.setattr(scheduler_module, "log_or_print", lambda *line: named.append(line[2]))
     scheduler = _running(gate, 3600)
     calls: list[object] = []
 

@@ -11,6 +11,7 @@ import asyncio
 import gc
 import logging
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from background_tasks import (
     Change,
     ChangeKind,
     EventTrigger,
+    InvalidTypeError,
     OneTimeTrigger,
     PeriodicTrigger,
     Scheduler,
@@ -35,6 +37,7 @@ from background_tasks import (
 from background_tasks.clock import utc_now
 from background_tasks.logger import lost_lines
 from background_tasks.reporter import _fields, _log, _message
+from background_tasks.testing import Clock, InlineScheduler
 from tests.conftest import Gate, Watch
 
 
@@ -80,6 +83,16 @@ class Nameless(type):
 
 class NamelessError(Exception, metaclass=Nameless):
     """An error whose class cannot be asked its name."""
+
+
+def _raiser(error: BaseException, takes: int = 0) -> Callable[..., None]:
+    def fail() -> None:
+        raise error
+
+    def fail_with(_: object) -> None:
+        raise error
+
+    return fail_with if takes else fail
 
 
 # The task function
@@ -179,6 +192,57 @@ def test_a_trigger_that_blocks_holds_nobody_up() -> None:
         assert scheduler.stats().tasks == 2
         assert len(scheduler.upcoming()) == 0
         leave.set()
+
+
+def test_a_slow_trigger_is_told_of_once_a_minute() -> None:
+    """It keeps the others from being asked; 50 ms are not slow yet."""
+    clock = Clock()
+    took = [0.05]
+
+    class Slow(Trigger):
+        def is_ready(self) -> bool:
+            clock.advance(seconds=took[0])
+            return False
+
+        def reset(self) -> None:
+            pass
+
+    scheduler = InlineScheduler(clock=clock)
+    watch = Watch(scheduler)
+    task = scheduler.add_task(Task("patient", int, triggers=[Slow()]))
+    scheduler.run_tasks()
+    assert "trigger.slow" not in watch.kinds()
+
+    took[0] = 2.5
+    for _ in range(30):  # 75 seconds of asking
+        scheduler.run_tasks()
+
+    told = [change for change in watch.changes if change.kind is ChangeKind.TRIGGER_SLOW]
+    assert len(told) == 2
+    assert told[0].task_id == task.id
+    assert told[0].reason == "its trigger Slow took 2.500 seconds to answer"
+    assert (told[1].at - told[0].at).total_seconds() >= 60
+
+
+def test_a_slow_trigger_whose_task_is_gone_is_nobodys() -> None:
+    """It was removed while it was asked."""
+    clock = Clock()
+    scheduler = InlineScheduler(clock=clock)
+
+    class Leaving(Trigger):
+        def is_ready(self) -> bool:
+            clock.advance(seconds=1)
+            scheduler.remove_task(0)
+            return False
+
+        def reset(self) -> None:
+            pass
+
+    watch = Watch(scheduler)
+    scheduler.add_task(Task("t", int, triggers=[Leaving()]))
+    scheduler.run_tasks()
+
+    assert "trigger.slow" not in watch.kinds()
 
 
 class Undecided:
@@ -397,6 +461,98 @@ def test_cycles_of_start_and_stop_leave_nothing_behind() -> None:
 # Security
 
 
+def test_secrets_are_taken_out_of_errors(caplog: pytest.LogCaptureFixture) -> None:
+    """Before they are kept, logged or told: of a run, of a trigger and of a listener."""
+    caplog.set_level(logging.DEBUG, "background_tasks")
+    told: list[Change] = []
+
+    class Broken(Trigger):
+        def is_ready(self) -> bool:
+            raise ValueError("password=hush of a trigger")
+
+        def reset(self) -> None:
+            pass
+
+    def listen(change: Change) -> None:
+        told.append(change)
+        if change.kind is ChangeKind.RUN_FAILED:
+            raise ValueError("password=hush of a listener")
+
+    scheduler = Scheduler(1, redact=lambda text: text.replace("hush", "***"))
+    scheduler.add_listener(listen)
+    task = scheduler.add_task(Task("t", _raiser(ValueError("password=hush"))))
+    broken = scheduler.add_task(Task("broken", int, triggers=[Broken()]))
+    execution = scheduler.run_task(task.id)
+    scheduler.run_tasks()
+
+    assert execution.error == "ValueError: password=***"
+    assert execution.traceback.endswith("ValueError: password=***\n")
+    assert broken.quarantine == "its trigger Broken raised ValueError: password=*** of a trigger"
+    assert "hush" not in "".join(str(vars(record)) for record in caplog.records)
+    assert "hush" not in str(told)
+
+
+@pytest.mark.parametrize(
+    ("redact", "text"),
+    [
+        (_raiser(ValueError("hush"), takes=1), "<redacted: the redact function raised ValueError>"),
+        (_raiser(Evil(), takes=1), "<redacted: the redact function raised Evil>"),
+        (lambda _: None, "<redacted: the redact function returned NoneType, no str>"),
+    ],
+    ids=["raises", "evil", "returns nothing"],
+)
+def test_a_redact_function_that_fails_lets_nothing_through(
+    redact: Callable[[str], str], text: str
+) -> None:
+    """The text is gone rather than shown, and the slot lives on."""
+    scheduler = Scheduler(1, redact=redact)
+
+    execution = scheduler.run_task(scheduler.add_task(Task("t", _raiser(OSError("hush")))).id)
+
+    assert (execution.status, execution.error, execution.traceback) == ("FAILED", text, text)
+
+
+@pytest.mark.parametrize("redact", ["text", lambda: "", 3])
+def test_what_cannot_redact_is_refused(redact: Callable[[str], str]) -> None:
+    """Where it is written."""
+    with pytest.raises(InvalidTypeError, match="redact"):
+        Scheduler(1, redact=redact)
+
+
+# Interpreters
+
+_IN_ANOTHER = """
+import sys
+sys.path[:0] = {path!r}
+from background_tasks import Scheduler, Task
+
+scheduler = Scheduler(1)
+task = scheduler.add_task(Task("t", int))
+said = str(scheduler.run_task(task.id).status)
+try:
+    scheduler.start()
+except RuntimeError as error:
+    said += ", " + type(error).__name__
+with open({file!r}, "w") as out:
+    out.write(said + ", " + repr(scheduler))
+"""
+
+
+def test_a_subinterpreter_gives_no_thread(tmp_path: Path) -> None:
+    """There `start` says so and changes nothing, while `run_task` does its work."""
+    module = "_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters"
+    interpreters = pytest.importorskip(module, reason=f"this Python has no {module}")
+    file = tmp_path / "said"
+    made = interpreters.create()
+    try:
+        run = getattr(interpreters, "exec" if module == "_interpreters" else "run_string")
+        run(made, _IN_ANOTHER.format(path=sys.path, file=str(file)))
+    finally:
+        interpreters.destroy(made)
+
+    assert file.read_text().startswith("SUCCESS, RuntimeError, <Scheduler new: 1 tasks, 0 of 1")
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -444,13 +600,3 @@ def _trigger(answer: Callable[[], object], due: object = None) -> Trigger:
             return due  # type: ignore[return-value]
 
     return Made()
-
-
-def _raiser(error: BaseException, takes: int = 0) -> Callable[..., None]:
-    def fail() -> None:
-        raise error
-
-    def fail_with(_: object) -> None:
-        raise error
-
-    return fail_with if takes else fail

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -29,7 +30,7 @@ from background_tasks import (
     configure_logging,
     current_execution,
 )
-from background_tasks.logger import log, logger, lost_lines
+from background_tasks.logger import log, log_or_print, logger, lost_lines
 from background_tasks.primitives import REAL
 from tests.conftest import Watch
 
@@ -225,6 +226,40 @@ def test_a_naming_that_there_is_not(naming: Any, error: type[Exception], message
         configure_logging(naming=naming)
 
     assert logger.handlers == before
+
+
+def test_what_has_to_be_seen_is_printed_where_there_is_no_log(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """To standard error, with its fields; not while a handler of anybody's is there."""
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    err = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", err)
+
+    log_or_print(logging.ERROR, "run abandoned", {"background_tasks.task.name": "a\nb"})
+    assert err.getvalue() == "background_tasks: run abandoned: task.name='a\\nb'\n"
+
+    monkeypatch.setattr(root, "handlers", [logging.Handler()])
+    log_or_print(logging.ERROR, "run abandoned", {})
+    assert err.getvalue().count("\n") == 1
+
+
+def test_nothing_is_printed_where_nobody_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is anything raised where nobody could see it."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    err = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", err)
+    logger.setLevel(logging.CRITICAL)
+    log_or_print(logging.ERROR, "run abandoned", {})
+    logger.setLevel(logging.NOTSET)
+    monkeypatch.setattr(logger, "propagate", False)
+    assert err.getvalue() == ""
+
+    err.close()
+    log_or_print(logging.ERROR, "run abandoned", {})
+    monkeypatch.setattr(sys, "stderr", None)
+    log_or_print(logging.ERROR, "run abandoned", {})
 
 
 def test_configured_twice_writes_once() -> None:
