@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from background_tasks.calls import Around
-from background_tasks.checks import error_text
+from background_tasks.checks import error_text, redacted
 from background_tasks.errors import MissingExtraError, RemoteError
 from background_tasks.json_lines import error_fields
 from background_tasks.logger import log
@@ -49,7 +49,11 @@ _ATTRIBUTES = {  # what OpenTelemetry calls the labels of an instrument
 # Traces
 
 
-def traced(tracer_provider: trace.TracerProvider | None = None) -> Around:
+def traced(
+    tracer_provider: trace.TracerProvider | None = None,
+    *,
+    redact: Callable[[str], str] | None = None,
+) -> Around:
     """Return what makes each attempt a span: ``Scheduler(4, around=[traced()])``.
 
     The span is current while the function is called, so spans of the function are its children; it
@@ -60,6 +64,7 @@ def traced(tracer_provider: trace.TracerProvider | None = None) -> Around:
 
     Args:
         tracer_provider: Where spans go; None is the global one.
+        redact: Takes secrets out of the texts of errors; that of the scheduler sees them later.
     """
     tracer = trace.get_tracer(_SCOPE, tracer_provider=tracer_provider)
 
@@ -67,7 +72,7 @@ def traced(tracer_provider: trace.TracerProvider | None = None) -> Around:
         if tracer_provider is None and _has_no_sdk():
             return _NOTHING
         try:
-            return _span_of(execution, tracer)
+            return _span_of(execution, tracer, redact)
         except _RAISED as error:  # by a sampler or processor, say
             _tell(error)
             return _NOTHING
@@ -80,7 +85,9 @@ def _has_no_sdk() -> bool:
     return isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
 
-def _span_of(execution: Execution, tracer: trace.Tracer) -> AbstractContextManager[None]:
+def _span_of(
+    execution: Execution, tracer: trace.Tracer, redact: Callable[[str], str] | None
+) -> AbstractContextManager[None]:
     span = tracer.start_span(
         f"run {execution.task_name}",
         context=context.Context(),  # no parent
@@ -91,7 +98,7 @@ def _span_of(execution: Execution, tracer: trace.Tracer) -> AbstractContextManag
     if not ids.is_valid:
         return _NOTHING  # there is no SDK
     execution.set_span(f"{ids.trace_id:032x}", f"{ids.span_id:016x}", f"{ids.trace_flags:02x}")
-    return _Attempt(execution, span)
+    return _Attempt(execution, span, redact)
 
 
 def _attributes_of(execution: Execution) -> dict[str, str | int | float]:
@@ -144,9 +151,12 @@ def _span_before(execution: Execution) -> trace.SpanContext:
 class _Attempt(AbstractContextManager[None]):
     """Has a span be the current one during an attempt, and ends it."""
 
-    def __init__(self, execution: Execution, span: trace.Span) -> None:
+    def __init__(
+        self, execution: Execution, span: trace.Span, redact: Callable[[str], str] | None
+    ) -> None:
         self._execution = execution
         self._span = span
+        self._redact = redact
 
     def __enter__(self) -> None:
         self._token = context.attach(trace.set_span_in_context(self._span))
@@ -172,7 +182,8 @@ class _Attempt(AbstractContextManager[None]):
             )
         if error is None:
             return
-        text = str(error) if isinstance(error, RemoteError) else error_text(error)
+        raw = str(error) if isinstance(error, RemoteError) else error_text(error)
+        text = redacted(self._redact, raw)
         of_the_event = error_fields(text)
         self._span.set_attribute("error.type", of_the_event.pop("error.type"))
         self._span.add_event("exception", of_the_event)  # the traceback is in the history

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,3 +31,46 @@ def test_example(code: str, output: str, capsys: pytest.CaptureFixture[str]) -> 
             value()
 
     assert capsys.readouterr().out == output
+
+
+_WORKER = """
+import os, sys, tempfile
+tempfile.tempdir = sys.argv[1]
+sys.stdin.read()
+os._exit(0)
+"""
+
+
+def test_one_of_several_workers_starts(tmp_path: Path) -> None:
+    """Of four processes with the README's lock one has a scheduler that runs; then the next one."""
+    (code,) = [code for code, _ in EXAMPLES if "def start_in_one_process" in code]
+    program = _WORKER.replace("sys.stdin.read()", _asking(code))
+    workers = [_worker(program, tmp_path) for _ in range(4)]
+
+    assert sorted(_answer(worker) for worker in workers) == ["new", "new", "new", "running"]
+    for worker in workers:
+        worker.kill()
+        worker.communicate()
+    heir = _worker(program, tmp_path)
+    assert _answer(heir) == "running"
+    heir.communicate("")
+
+
+def _asking(code: str) -> str:
+    """Return the example without its end, which then says how its scheduler stands, and waits."""
+    body, _, _ = code.partition("\nstart_in_one_process()\n")
+    return f"{body}\nstart_in_one_process()\nprint(s.state, flush=True)\nsys.stdin.read()"
+
+
+def _worker(program: str, folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", program, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _answer(worker: subprocess.Popen[str]) -> str:
+    assert worker.stdout is not None
+    return worker.stdout.readline().strip()

@@ -225,6 +225,22 @@ def test_an_attempt_that_fails_says_so(traces: Traces) -> None:
     }
 
 
+def test_secrets_are_taken_out_of_spans(traces: Traces) -> None:
+    """What leaves the process is what ``redact`` made of it; the type of the error stays."""
+
+    def redact(text: str) -> str:
+        return text.replace("route", "***")
+
+    scheduler = Scheduler(1, around=[traced(traces.provider, redact=redact)])
+
+    run(scheduler, fail)
+
+    (span,) = traces.spans
+    assert span.status.description == "ConnectionError: no ***"
+    assert (span.events[0].attributes or {})["exception.message"] == "no ***"
+    assert (span.attributes or {})["error.type"] == "ConnectionError"
+
+
 def test_an_attempt_elsewhere_is_a_span_here(traces: Traces) -> None:
     """With the function's name, and the type of the error that it raised there."""
     scheduler = Scheduler(1, around=[traced(traces.provider)], executor=Elsewhere())
