@@ -44,7 +44,7 @@ from background_tasks.ready import Ready
 from background_tasks.resources import added
 from background_tasks.run import Outcome, Run
 from background_tasks.task import TIMED_OUT, WAS_CANCELLED, WAS_STOPPED, Execution, Status, Task
-from background_tasks.trigger import Arm, TimedTrigger, Trigger, arms_of, trigger_of
+from background_tasks.trigger import Arm, Signal, TimedTrigger, Trigger, arms_of, trigger_of
 from background_tasks.usage import tallied
 
 __all__ = ["MAX_CATCH_UP", "Engine", "Pending", "Stats"]
@@ -453,8 +453,7 @@ class Engine:
             self.ring(arm)  # which `release` then counts
             return 0
         if (signal := arm._arm_signals.take_signal()) is not None:
-            event, at, origin = signal
-            return self._release(task, arm, at, now, event, origin=origin)
+            return self._release_signal(task, arm, signal, now)
         return self._release(task, None, now, now)
 
     def rearmed(self, arm: Arm, due: datetime | None, now: datetime) -> None:
@@ -614,16 +613,24 @@ class Engine:
         taken = released = 0
         while taken < most and (signal := trigger.take_signal()) is not None:
             taken += 1
-            event, at, origin = signal
             if trigger.coalesce and arm._arm_run is not None:
                 waiting: Execution = arm._arm_run.execution
-                waiting.event, waiting._origin = event, origin
-                self._stand_for(arm._arm_run, 1, now)
+                waiting.event, _, waiting._origin = signal
+                self._stand_for(arm._arm_run, 1 + trigger.count_merged(), now)
             else:
-                released += self._release(task, arm, at, now, event, origin=origin)
+                released += self._release_signal(task, arm, signal, now)
         if trigger.waiting:
             self.ring(arm)
         return taken, released
+
+    def _release_signal(self, task: Task, arm: Arm, signal: Signal, now: datetime) -> int:
+        """Make a run of a signal, which may stand for others that it met in the channel."""
+        event, at, origin = signal
+        trigger = arm._arm_signals
+        merged = trigger.count_merged() if trigger is not None and trigger.coalesce else 0
+        if merged:
+            self._pass_over(task, merged, now, ONE_FOLLOWS)
+        return self._release(task, arm, at, now, event, merged, origin)
 
     def request(
         self, task: Task, event: object, now: datetime, origin: Context | None = None

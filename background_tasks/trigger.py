@@ -7,6 +7,7 @@ lock. All instants are aware UTC datetimes.
 
 from __future__ import annotations
 
+import itertools
 import queue
 import random
 import sys
@@ -531,8 +532,11 @@ class EventTrigger(Trigger):
         "_arm_run",
         "_arm_task",
         "_closed",
+        "_count",
+        "_fired",
         "_owner",
         "_permits",
+        "_seen",
         "_signals",
         "coalesce",
         "maxsize",
@@ -559,7 +563,7 @@ class EventTrigger(Trigger):
                 signal; it is looked at every tick.
             maxsize: How many signals may wait, at most 1,000,000; 0 is any number.
             coalesce: While one signal waits, a further one takes its place: one run for both,
-                with the later payload.
+                with the later payload and the other in its ``missed``.
 
         Raises:
             ValueError: *maxsize* is negative or too large.
@@ -577,6 +581,9 @@ class EventTrigger(Trigger):
         self._permits = deque([None] * self.maxsize) if bounded else None
         self._owner: SignalOwner | None = None
         self._closed = False
+        # Of one that merges: how many signals were fired, and how many are accounted for.
+        self._count = itertools.count(1).__next__ if coalesce else None  # atomic, as `fire` needs
+        self._fired = self._seen = 0
 
     def fire(self, event: object = True) -> bool:
         """Signal; *event* becomes the run's ``Execution.event``. Never blocks, from any thread.
@@ -592,6 +599,8 @@ class EventTrigger(Trigger):
             return False
         owner = self._owner
         self._signals.append((event, utc_now(), None) if owner is None else owner.signal(event))
+        if self._count is not None:
+            self._fired = self._count()
         if self._closed:  # meanwhile: nobody will look here again
             self._signals.clear()
             return False
@@ -655,6 +664,16 @@ class EventTrigger(Trigger):
         except IndexError:
             return None
 
+    def count_merged(self) -> int:
+        """Return how many signals the one that was just taken has taken the place of.
+
+        One that is fired at this very moment may be counted with the next instead.
+        """
+        fired = self._fired - len(self._signals)
+        merged = max(0, fired - self._seen - 1)
+        self._seen += merged + 1
+        return merged
+
     def give_permit(self) -> None:
         """Let one more signal wait: the run of an earlier one has started."""
         if self._permits is not None:
@@ -676,6 +695,8 @@ class EventTrigger(Trigger):
                 self.give_permit()
                 raise
             self._signals.append((event, now, None))
+            if self._count is not None:
+                self._fired = self._count()
             found = True
         return found
 

@@ -126,6 +126,11 @@ class _Event(EventTrigger):
         self.taken += signal is not None
         return signal
 
+    def count_merged(self) -> int:
+        merged = super().count_merged()
+        self.taken += merged
+        return merged
+
     @property
     def in_channel(self) -> list[object]:
         return [event for event, _, _ in self._signals]

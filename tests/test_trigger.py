@@ -1019,6 +1019,52 @@ def test_coalesce_keeps_the_latest() -> None:
     assert taken(made) == [2]
 
 
+def test_those_that_merge_in_the_channel_are_counted() -> None:
+    """Each once, with the signal that took its place; from a queue of the user's, too."""
+    channel: queue.Queue[object] = queue.Queue()
+    made = EventTrigger(channel, coalesce=True)
+    counts = []
+    for signals in (3, 1, 2):
+        for number in range(signals):
+            made.fire(number)
+        made.take_signal()
+        counts.append(made.count_merged())
+    for number in range(4):
+        channel.put(number)
+    made.collect(at("10:00:00"))
+    made.take_signal()
+
+    assert [*counts, made.count_merged()] == [2, 0, 1, 3]
+
+
+def test_one_that_waits_already_is_not_counted_as_merged() -> None:
+    """Fired after the other was taken and before anybody counts, it is one of its own."""
+    made = EventTrigger(coalesce=True)
+    made.fire(1)
+    made.fire(2)
+    made.take_signal()
+    made.fire(3)
+
+    assert made.count_merged() == 1
+    made.take_signal()
+    assert made.count_merged() == 0
+
+
+def test_one_that_is_fired_at_that_very_moment_is_counted_with_the_next() -> None:
+    """Its signal is there and its number is not yet; nothing is counted twice or left out."""
+    made = EventTrigger(coalesce=True)
+    made.fire(1)
+    made._fired = 0  # as another thread finds it between the two
+    made.take_signal()
+    assert made.count_merged() == 0
+    made._fired = 1
+    made.fire(2)
+    made.fire(3)
+    made.take_signal()
+
+    assert made.count_merged() == 1
+
+
 def test_coalesce_never_refuses() -> None:
     """With a maxsize too: there is never a second that waits."""
     made = EventTrigger(maxsize=1, coalesce=True)
