@@ -1262,7 +1262,9 @@ class Engine:
     def next_of(self, task: Task, retrying: Iterable[Run]) -> datetime | None:
         """Return when a trigger of *task* or one of its *retrying* runs is next due."""
         entries = [*(arm._arm_entry for arm in task._arms), *(run.entry for run in retrying)]
-        return min((entry[0] for entry in entries if entry is not None), default=None)
+        keys = (entry[0] for entry in entries if entry is not None)
+        # The key of a retry that is due already is a number: it lies in the ready heap.
+        return min((key for key in keys if isinstance(key, datetime)), default=None)
 
     def note(
         self,

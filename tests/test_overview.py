@@ -277,6 +277,27 @@ def test_next_at_is_the_soonest_of_triggers_and_retries() -> None:
     assert seen == [start + timedelta(seconds=each) for each in (5, 15, 60)]
 
 
+def test_a_retry_that_is_due_has_no_time(scheduler: Scheduler, gate: Gate) -> None:
+    """It waits for a slot, as a run does that was released."""
+    long = scheduler.add_task(Task("long", gate, priority=1, max_instances=2))
+
+    def fail_and_give_way() -> None:
+        scheduler.release_task(long.id)
+        fail()
+
+    policy = RetryPolicy(max_retries=1)
+    failing = scheduler.add_task(Task("failing", fail_and_give_way, retry_policy=policy))
+    for each in (failing, long):
+        scheduler.release_task(each.id)
+    scheduler.run_tasks()
+    gate.wait_entered()
+    gate.wait_entered()
+
+    _, found = scheduler.overview()
+
+    assert (found.state, found.next_at) == ("retrying", None)
+
+
 def test_of_many_tasks_the_notable_are_shown() -> None:
     """Those that are quarantined, whose last run failed or that run now, in their order."""
     names = ["idle", "well", "failed", "running", "missed", "quarantined"]
