@@ -13,21 +13,19 @@ import json
 import logging
 import os
 import shutil
-import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from queue import Empty, SimpleQueue
 
 from background_tasks.clock import monotonic, utc_now
 from background_tasks.engine import Stats
 from background_tasks.gates import CpuPressure
 from background_tasks.overview import overview, overview_table
 from background_tasks.scheduler import Scheduler
+from background_tasks.signals import caught, wait_for
 from background_tasks.task import RetryPolicy, Task, current_execution
 from background_tasks.trigger import EventTrigger, OneTimeTrigger, PeriodicTrigger
 
@@ -55,7 +53,6 @@ _COUNTERS = ("received_bytes", "sent_bytes")
 _LEAST_SAMPLES = 3  # a guess: below it a mean says little, and a rate less
 _HISTORY = 100_000  # runs: over five hours of the most frequent task, some 50 MB
 _UNKNOWN = "n/a"
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _logger = logging.getLogger(__name__)
 
@@ -420,7 +417,7 @@ def run(seconds: float) -> int:
     Returns:
         0 when the time was up; else 128 and the number of the signal, as shells have it.
     """
-    with _signals() as signals, tempfile.TemporaryDirectory(prefix="background-tasks-") as folder:
+    with caught() as signals, tempfile.TemporaryDirectory(prefix="background-tasks-") as folder:
         agent = Agent(Path(folder))
         tasks = agent.tasks()
         # While programs wait for a CPU, only what is urgent goes on at its pace.
@@ -429,40 +426,11 @@ def run(seconds: float) -> int:
             scheduler.add_task(task)
         started = monotonic()
         with scheduler:
-            received = _wait(signals, seconds)
+            received = wait_for(signals, seconds)
         # Nothing runs any more, so all that is printed is of one moment.
         print(agent.headline(seconds=monotonic() - started, stats=scheduler.stats()))
         print(_table(scheduler, tasks), flush=True)
     return 0 if received is None else 128 + received
-
-
-@contextmanager
-def _signals() -> Iterator[SimpleQueue[int]]:
-    """Yield a queue that SIGINT and SIGTERM are put into for as long as the context lasts.
-
-    Outside of the main thread handlers cannot be installed, and nothing comes.
-    """
-    # Not an Event: a handler that sets it waits for the lock that the wait it interrupted, in the
-    # same thread, may hold. SimpleQueue.put is documented as re-entrant.
-    queue: SimpleQueue[int] = SimpleQueue()
-    is_main = threading.current_thread() is threading.main_thread()
-    before = {
-        number: signal.signal(number, lambda received, _: queue.put(received))
-        for number in (_SIGNALS if is_main else ())
-    }
-    try:
-        yield queue
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)  # None: not installed from Python
-
-
-def _wait(signals: SimpleQueue[int], seconds: float) -> int | None:
-    """Wait for a signal, at most *seconds*, and return its number; None when the time is up."""
-    try:
-        return signals.get(timeout=min(seconds, threading.TIMEOUT_MAX))
-    except Empty:
-        return None
 
 
 def _table(scheduler: Scheduler, tasks: Iterable[Task]) -> str:

@@ -15,7 +15,6 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from queue import SimpleQueue
 from types import SimpleNamespace
 
 import pytest
@@ -449,62 +448,6 @@ def test_agent_tells_of_its_first_and_last_sample(agent: Agent, proc: Path) -> N
 
 
 # Signals
-
-
-def test_signals_are_caught_while_the_demo_runs_only() -> None:
-    """What was installed before is back afterwards."""
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-
-    with demo._signals() as signals:
-        signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGINT)
-        received = [demo._wait(signals, 10), demo._wait(signals, 10)]
-
-    assert received == [signal.SIGTERM, signal.SIGINT]
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
-
-
-def test_signals_are_let_alone_outside_of_the_main_thread() -> None:
-    """Python allows handlers in the main thread only; the demo runs without."""
-    before = signal.getsignal(signal.SIGTERM)
-    seen: list[object] = []
-
-    def look() -> None:
-        with demo._signals() as signals:
-            seen.append(signal.getsignal(signal.SIGTERM))
-            seen.append(signals.empty())
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    thread.join(10)
-
-    assert seen == [before, True]
-
-
-def test_a_foreign_handler_becomes_the_default() -> None:
-    """One that was not installed from Python is None here, and cannot be put back."""
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(signal, "signal", lambda number, handler: installed.append(handler))
-        installed: list[object] = []
-        with demo._signals():
-            pass
-
-    assert installed[2:] == [signal.SIG_DFL, signal.SIG_DFL]
-    assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_wait_ends_when_the_time_is_up() -> None:
-    """No signal is None."""
-    assert demo._wait(SimpleQueue(), 0.001) is None
-
-
-def test_wait_takes_any_time() -> None:
-    """More seconds than a lock can wait are as many as it can."""
-    signals: SimpleQueue[int] = SimpleQueue()
-    signals.put(15)
-
-    assert demo._wait(signals, 1e300) == 15
 
 
 # The command line

@@ -1,0 +1,42 @@
+"""SIGINT and SIGTERM for the commands: caught in a queue, so that each ends as it should."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from queue import Empty, SimpleQueue
+
+__all__ = ["caught", "wait_for"]
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def caught() -> Iterator[SimpleQueue[int]]:
+    """Yield a queue that SIGINT and SIGTERM are put into for as long as the context lasts.
+
+    Outside of the main thread handlers cannot be installed, and nothing comes.
+    """
+    # Not an Event: a handler that sets it waits for the lock that the wait it interrupted, in the
+    # same thread, may hold. SimpleQueue.put is documented as re-entrant.
+    queue: SimpleQueue[int] = SimpleQueue()
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {
+        number: signal.signal(number, lambda received, _: queue.put(received))
+        for number in (_SIGNALS if is_main else ())
+    }
+    try:
+        yield queue
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)  # None: not installed from Python
+
+
+def wait_for(signals: SimpleQueue[int], seconds: float) -> int | None:
+    """Wait for a signal, at most *seconds*, and return its number; None when the time is up."""
+    try:
+        return signals.get(timeout=min(seconds, threading.TIMEOUT_MAX))
+    except Empty:
+        return None
