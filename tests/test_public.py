@@ -377,6 +377,7 @@ def test_a_pure_module_knows_no_clock(module: str) -> None:
         ("prometheus_client", ["prometheus"]),
         ("psutil", ["gates"]),
         ("pythonjsonlogger", ["json_lines"]),
+        ("rich", ["top"]),
     ],
 )
 def test_a_dependency_has_one_user(library: str, users: list[str]) -> None:
@@ -392,7 +393,7 @@ def test_imports_stand_at_the_top() -> None:
             if isinstance(node, ast.FunctionDef):
                 inside |= {name.partition(".")[0] for name in _imports(node)}
 
-    assert inside == {"croniter", "psutil", "pythonjsonlogger", "socket"}
+    assert inside == {"croniter", "psutil", "pythonjsonlogger", "rich", "socket"}
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if module != "clock"])
