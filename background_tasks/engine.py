@@ -1185,7 +1185,9 @@ class Engine:
 
     def _is_overdue(self, now: datetime) -> bool:
         """Return True when a tick would release something of a task that is enabled."""
-        tasks = [arm._arm_task for arm in tuple(self.rung)]
+        # One that was rung just after another thread had taken its signal has none.
+        rung = [arm for arm in tuple(self.rung) if arm._arm_signals and arm._arm_signals.waiting]
+        tasks = [arm._arm_task for arm in rung]
         tasks += [_task_of(item) for item in self._agenda.due_items(now)]
         return any(task is not None and task._enabled for task in tasks)
 

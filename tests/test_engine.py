@@ -2310,6 +2310,18 @@ def test_a_fired_signal_is_work() -> None:
     assert not engine.is_idle(_at(0))
 
 
+def test_a_ring_without_a_signal_is_no_work() -> None:
+    """Another thread has taken the signal between the two; nobody would tell that it is idle."""
+    engine = _engine()
+    task = _add(engine, EventTrigger())
+    _fire(engine, task)
+    _succeed(engine, _released(engine, now=1), now=1)
+
+    engine.ring(task._arms[0])
+
+    assert engine.is_idle(_at(1))
+
+
 def test_asking_a_trigger_is_work() -> None:
     """It is not idle while a trigger of the user's is being asked."""
     engine, _, arm = _with_custom()
