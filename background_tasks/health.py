@@ -35,8 +35,8 @@ class Health:
         loop_lag_p50: Seconds that its thread is late, in the last minute: how much longer than it
             meant to it waited, or how long one look around took. The median.
         loop_lag_p99: The same, 99 of 100 are no longer.
-        oldest_wait: Seconds since the release of the run that has waited longest for its turn, of
-            an enabled task; 0.0 when none waits.
+        oldest_wait: Seconds since the release of a run that waits for its turn, the first in line
+            of its task, which is enabled: the longest of all tasks; 0.0 when none waits.
         stuck: How many runs were asked to give up and go on.
         quarantined: The names of the tasks that were disabled because a trigger raised.
         late_bounds: How many runs have waited longer than `background_tasks.ready` promises, of

@@ -188,7 +188,7 @@ def length(execution: Execution) -> float:
 
 
 def oldest_wait(tasks: Iterable[Task], now: datetime) -> float:
-    """Return the seconds since the first release of a run that waits for its turn.
+    """Return the seconds since the first release of a run that is the next of its task.
 
     Of enabled tasks. Needs no lock: what changes meanwhile is seen as before or after.
     """
