@@ -70,7 +70,7 @@ def run(target: str, *, top: bool, status: str | None, grace: float, interval: f
             return 2
         _log_unless_configured()
         scheduler.start()
-        received = _view(scheduler, target, interval, signals) if top else signals.get()
+        received = _view(scheduler, target, interval, signals) if top else wait_for(signals)
         _stop(scheduler, grace, signals)
     return 0 if received is None else 128 + received
 
@@ -204,7 +204,7 @@ def _stop(scheduler: Scheduler, grace: float, signals: SimpleQueue[int]) -> None
     received = wait_for(signals, _MOMENT)
     if received is None:
         _say(f"waiting up to {grace:g} s for {_names(scheduler)}; another signal ends at once")
-        received = signals.get()
+        received = wait_for(signals)
     if received:
         signal.signal(received, signal.SIG_DFL)
         signal.raise_signal(received)

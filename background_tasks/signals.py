@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
+
+from background_tasks.clock import monotonic
 
 __all__ = ["caught", "wait_for"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SLICE = 0.5  # seconds
 
 
 @contextmanager
@@ -34,9 +38,14 @@ def caught() -> Iterator[SimpleQueue[int]]:
             signal.signal(number, handler or signal.SIG_DFL)  # None: not installed from Python
 
 
-def wait_for(signals: SimpleQueue[int], seconds: float) -> int | None:
-    """Wait for a signal, at most *seconds*, and return its number; None when the time is up."""
-    try:
-        return signals.get(timeout=min(seconds, threading.TIMEOUT_MAX))
-    except Empty:
-        return None
+def wait_for(signals: SimpleQueue[int], seconds: float = math.inf) -> int | None:
+    """Wait for a signal, at most *seconds*, and return its number; None when the time is up.
+
+    In slices: Python does not call a handler while the main thread waits if the signal came just
+    before that.
+    """
+    end = monotonic() + seconds
+    while (left := end - monotonic()) > 0:
+        with suppress(Empty):
+            return signals.get(timeout=min(left, _SLICE))
+    return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 import pytest
 
@@ -57,6 +57,22 @@ def test_a_foreign_handler_becomes_the_default() -> None:
 def test_wait_ends_when_the_time_is_up() -> None:
     """No signal is None."""
     assert wait_for(SimpleQueue(), 0.001) is None
+
+
+def test_a_signal_that_comes_just_before_the_wait_is_seen() -> None:
+    """Its handler is called when a wait ends, which therefore is never a long one."""
+    waited: list[float] = []
+
+    class Late(SimpleQueue[int]):
+        def get(self, block: bool = True, timeout: float | None = None) -> int:
+            assert timeout is not None
+            waited.append(timeout)
+            if len(waited) < 3:
+                raise Empty
+            return 15
+
+    assert wait_for(Late(), 3600) == 15
+    assert waited == [0.5, 0.5, 0.5]
 
 
 def test_wait_takes_any_time() -> None:
