@@ -1229,13 +1229,13 @@ class Engine:
         self._ready.stamp(now)
         heads: list[Run] = [entry[-1] for entry in self._ready.first(n)]
         found = [
-            Pending(run, self._reason(run, now), self._ready.instant_of(run.stamp)) for run in heads
+            Pending(run, self._reason(run), self._ready.instant_of(run.stamp)) for run in heads
         ]
         if len(found) < n:
             found += [Pending(run, _behind(run.task)) for run in self._behind_heads(n)]
         return found[:n]
 
-    def _reason(self, run: Run, now: datetime) -> str:
+    def _reason(self, run: Run) -> str:
         if self.obstacle:
             return self.obstacle
         if self._admission is not None:
