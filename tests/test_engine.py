@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+from contextvars import Context, copy_context
 from datetime import datetime, timedelta, timezone
 from queue import Queue
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from freezegun import freeze_time
 
 from background_tasks import engine as engine_module
+from background_tasks.admission import Rules
 from background_tasks.changes import Change, ChangeKind
 from background_tasks.engine import Engine
 from background_tasks.resources import NO_COST, Resources
@@ -31,6 +33,8 @@ from background_tasks.trigger import (
 NOON = datetime(2025, 6, 1, 12, 0, tzinfo=timezone.utc)
 MANY = 100  # more than any test releases in one go
 RELEASED, STARTED = ChangeKind.RUN_RELEASED, ChangeKind.RUN_STARTED
+SKIPPED = ChangeKind.OCCURRENCE_SKIPPED
+RESERVED = "the free slots are reserved for a lane"
 
 
 # The registry
@@ -363,6 +367,30 @@ def test_missed_all_beyond_grace_and_bound(monkeypatch: pytest.MonkeyPatch) -> N
     assert engine.stats().skipped == 3
 
 
+def test_one_that_is_due_now_is_beyond_the_bound_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is counted with the others, not left for the next tick."""
+    monkeypatch.setattr(engine_module, "MAX_CATCH_UP", 2)
+    engine = _engine()
+    _add(engine, PeriodicTrigger(10), missed="all")
+
+    assert engine.release(_at(30), MANY) == 2
+
+    assert engine.stats().skipped == 1
+    assert not engine.has_due(_at(30))
+
+
+def test_what_is_beyond_the_bound_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that still waits stands for what was counted before and what is counted now."""
+    monkeypatch.setattr(engine_module, "MAX_CATCH_UP", 2)
+    engine = _engine()
+    _add(engine, PeriodicTrigger(10), missed="all", misfire_grace=1)
+    engine.release(_at(10), MANY)
+    for now in (55, 95):  # of 20 to 50 and of 60 to 90 two each are MISSED
+        engine.release(_at(now), MANY)
+
+    assert _start(engine, now=95).execution.missed == 4
+
+
 @pytest.mark.parametrize(
     ("now", "released", "skipped"),
     [
@@ -427,7 +455,8 @@ def test_a_missed_run_is_a_whole_record() -> None:
 
     execution = task.execution_hist[0]
 
-    assert (execution.scheduled_at, execution.ended_at) == (_at(20), _at(25))
+    assert (execution.scheduled_at, execution.released_at) == (_at(20), _at(25))
+    assert execution.ended_at == _at(25)
     assert (execution.missed, execution.attempts, execution.started_at) == (1, 0, None)
     assert engine.stats().missed == 1
     assert engine.stats().released == 1
@@ -622,6 +651,40 @@ def test_requests_wait_while_disabled() -> None:
     engine.set_enabled(task, True, _at(1))
 
     assert _start(engine).execution.event == "asked"
+
+
+def test_a_request_is_due_when_it_is_made() -> None:
+    """That is when its run was to start, and when it was released."""
+    engine = _engine()
+    task = _add(engine)
+    engine.request(task, None, _at(3))
+
+    execution = _start(engine, now=9).execution
+
+    assert (execution.scheduled_at, execution.released_at) == (_at(3), _at(3))
+
+
+@pytest.mark.parametrize("how", ["request", "take_inline", "signal", "custom signal"])
+def test_a_run_knows_the_context_it_was_asked_in(how: str) -> None:
+    """Until it ends, so that the history keeps no context alive."""
+    engine, origin = _engine(), copy_context()
+    trigger = _CustomEvent() if how == "custom signal" else EventTrigger()
+    task = _add(engine, trigger)
+    if how == "take_inline":
+        run = engine.take_inline(task, None, _at(0), origin)
+    else:
+        if how == "request":
+            engine.request(task, None, _at(0), origin)
+        else:
+            trigger.bind(_Bell(engine, task._arms[0], _at(0), origin))
+            trigger.fire()
+        if how == "custom signal":
+            engine.answered(task._arms[0], _at(0))
+        run = _released(engine, now=0)
+
+    assert run.execution._origin is origin
+    _succeed(engine, run, now=1)
+    assert task.execution_hist[0]._origin is None
 
 
 def test_a_retry_waits_while_disabled() -> None:
@@ -1089,6 +1152,7 @@ def test_one_time_task_that_was_skipped_goes() -> None:
     assert not engine.tasks
     assert _history(task) == []
     assert engine.stats().skipped == 1
+    assert (engine.changes[-1].kind, engine.changes[-1].at) == (ChangeKind.TASK_REMOVED, _at(60))
 
 
 def test_one_time_task_whose_time_passed_disabled_stays() -> None:
@@ -1300,6 +1364,7 @@ def test_custom_delay_is_asked_once_however_quick_its_run(due: float | None) -> 
     engine, arm = _with_custom_delay()
     _succeed(engine, _start(engine, now=10), now=12)
     engine.rearmed(arm, None if due is None else _at(due), _at(12))
+    assert engine.to_ask(poll=True) == []
 
     engine.release(_at(22), MANY)
 
@@ -1391,7 +1456,7 @@ def test_custom_trigger_of_a_removed_task_is_given_up() -> None:
     engine.to_ask(poll=True)
     engine.remove(0, _at(0))
 
-    engine.answered(arm, _at(1))
+    assert engine.answered(arm, _at(1)) == 0
     engine.rearmed(arm, _at(5), _at(0))
 
     assert engine.take(_at(1)) is None
@@ -1442,14 +1507,18 @@ def test_subclass_that_changes_nothing_is_ours() -> None:
 def test_custom_event_trigger_hands_over_a_signal() -> None:
     """A subclass of EventTrigger that says it is ready runs with its next signal."""
     engine = _engine()
-    trigger = _CustomEvent()
-    trigger.fire("payload")
+    trigger = _CustomEvent(maxsize=1)
+    with freeze_time(_at(0)):
+        trigger.fire("payload")
     task = _add(engine, trigger)
     (arm,) = engine.custom_arms([task])
 
     engine.answered(arm, _at(1))
 
-    assert _start(engine).execution.event == "payload"
+    assert not trigger.fire("no room while that waits")
+    execution = _start(engine, now=2).execution
+    assert (execution.event, execution.scheduled_at) == ("payload", _at(0))
+    assert trigger.fire("next")
 
 
 def test_custom_event_trigger_may_be_ready_without_a_signal() -> None:
@@ -1487,7 +1556,7 @@ def test_queue_of_the_users_is_looked_at_every_tick() -> None:
     (arm,) = engine.to_ask(poll=True)
     assert trigger.collect(_at(1))
 
-    engine.answered(arm, _at(1))
+    assert engine.answered(arm, _at(1)) == 0
     engine.rearmed(arm, None, _at(0))
 
     assert engine.release(_at(1), MANY) == 1
@@ -1608,6 +1677,15 @@ def test_a_batch_is_shared() -> None:
     assert not engine.has_due(_at(0))
 
 
+def test_a_batch_takes_one_of_each() -> None:
+    """A trigger with one signal counts as one."""
+    engine = _engine()
+    for task in [_add(engine, EventTrigger()) for _ in range(3)]:
+        _fire(engine, task)
+
+    assert [engine.release_signals(_at(0), 2) for _ in range(3)] == [2, 1, 0]
+
+
 def test_a_signal_missed_no_grace() -> None:
     """An event is never too late: the grace is for what has a due time."""
     engine = _engine()
@@ -1724,6 +1802,9 @@ def test_inline_run_is_recorded() -> None:
 
     _succeed(engine, engine.take_inline(task, None, _at(0)), now=1)
 
+    execution = task.execution_hist[0]
+    assert (execution.scheduled_at, execution.released_at) == (_at(0), _at(0))
+    assert (execution.missed, execution.attempts) == (0, 1)
     assert _history(task) == [Status.SUCCESS]
     assert engine.stats().succeeded == 1
     assert engine.running == 0
@@ -2058,6 +2139,40 @@ def test_a_lost_attempt_may_be_retried() -> None:
     assert engine.stats().lost == 0
 
 
+@pytest.mark.parametrize("lanes", [{}, {"quick": 1}], ids=["no lane", "a lane"])
+@pytest.mark.parametrize(
+    ("settings", "more"), [({}, 0), ({"replacements": 1}, 1), ({"replacements": 2}, 2)]
+)
+def test_stuck_runs_are_replaced_one_by_one(
+    settings: dict[str, int], more: int, lanes: dict[str, int]
+) -> None:
+    """By no more slots than was asked for, by none unless it was; with lanes as without."""
+    engine = Engine(
+        max_running_tasks=2 + len(lanes),
+        aging=5.0,
+        on_time=timedelta(seconds=1),
+        rules=Rules(lanes=lanes) if lanes else None,
+        stuck_after=timedelta(seconds=10),
+        **settings,
+    )
+    stuck, other = _add(engine, max_instances=2), _add(engine, name="other", max_instances=MANY)
+    runs = [_requested(engine, stuck) for _ in range(2)]
+    engine.claim_slots()
+    engine.cancel(stuck, _at(0))
+    engine.release(_at(10), MANY)
+    for _ in range(5):
+        engine.request(other, None, _at(10))
+
+    started = 0
+    while engine.claim_slots() and engine.take(_at(10)) is not None:
+        started += 1
+
+    assert started == more
+    (first,) = engine.waiting(1, _at(10))
+    assert first.reason == (RESERVED if lanes else "no slot is free")
+    assert engine.newly_stuck == runs
+
+
 def test_a_refused_run_waits_as_if_it_had_not_started() -> None:
     """It is the next of its task, before those that came later, and starts once runs may."""
     engine = _engine()
@@ -2173,6 +2288,7 @@ def test_a_refused_run_of_a_removed_task_is_dropped() -> None:
 
     assert _history(task) == [Status.DROPPED]
     assert engine.stats().pending == 0
+    assert (engine.changes[-1].kind, engine.changes[-1].at) == (ChangeKind.RUN_DROPPED, _at(1))
 
 
 def test_a_refused_inline_run_has_failed() -> None:
@@ -2491,6 +2607,91 @@ def test_a_change_shows_that_moment() -> None:
     assert seen == [Status.PENDING, Status.RUNNING, Status.SUCCESS]
 
 
+@pytest.mark.parametrize(
+    ("settings", "skipped", "reason"),
+    [
+        ({"enabled": False}, 3, "its task is disabled"),
+        ({"missed": "skip"}, 3, "it is late"),
+        ({}, 2, "the run of a later one stands for it"),
+        ({"missed": "all"}, 2, "more were missed than are made up for"),
+    ],
+)
+def test_occurrences_without_a_run_are_told(
+    settings: dict[str, Any], skipped: int, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How many there were, of which task, and why."""
+    monkeypatch.setattr(engine_module, "MAX_CATCH_UP", 1)
+    engine = _engine()
+    _add(engine, PeriodicTrigger(10), **settings)
+
+    engine.release(_at(35), MANY)
+
+    (change,) = (each for each in engine.changes if each.kind is SKIPPED)
+    assert (change.at, change.task_name) == (_at(35), "task")
+    assert (change.skipped, change.reason) == (skipped, reason)
+
+
+def test_signals_that_merge_into_a_waiting_run_are_told() -> None:
+    """As occurrences that a run that waits stands for."""
+    engine = _engine()
+    task = _add(engine, EventTrigger(coalesce=True))
+    for now in (1, 2):
+        _fire(engine, task, now=now)
+        engine.release(_at(now), MANY)
+
+    (change,) = (each for each in engine.changes if each.kind is SKIPPED)
+
+    assert (change.at, change.task_name) == (_at(2), "task")
+    assert (change.skipped, change.reason) == (1, "a run that waits stands for it")
+
+
+def test_whoever_listens_to_everything_is_told_everything() -> None:
+    """The level is the lowest that is still told."""
+    engine = _engine()
+    engine.level = logging.DEBUG
+    task = _add(engine, PeriodicTrigger(10))
+    _fail(engine, _released(engine, now=25))
+    _succeed(engine, engine.take_inline(task, None, _at(26)), now=27)
+
+    kinds = [change.kind for change in engine.changes]
+
+    assert kinds == [
+        ChangeKind.TASK_ADDED,
+        SKIPPED,
+        RELEASED,
+        STARTED,
+        ChangeKind.ATTEMPT_FAILED,
+        ChangeKind.RUN_FAILED,
+        RELEASED,
+        STARTED,
+        ChangeKind.RUN_SUCCEEDED,
+    ]
+
+
+def test_each_change_names_its_task_and_its_run() -> None:
+    """From the first release to the last attempt, of runs with and without a slot."""
+    engine = _engine()
+    task = _add(engine)
+    _fail(engine, _requested(engine, task), retry_after=1.23456)
+    engine.take_inline(task, None, _at(0))
+    engine.quarantine(task, "no", _at(0))
+
+    assert {(change.task_id, change.task_name) for change in engine.changes} == {(0, "task")}
+    runs = [None if each.execution is None else each.execution.id for each in engine.changes]
+    assert runs == [None, 0, 0, 0, 0, 1, 1, None]
+    assert engine.changes[4].reason == "next attempt in 1.235 seconds"
+
+
+def test_a_note_is_told_with_the_end() -> None:
+    """What else there is to say of an attempt that went well."""
+    engine = _engine()
+    run = _requested(engine, _add(engine))
+
+    engine.finish(run, Outcome(_at(1), NO_COST, note="its results were lost"))
+
+    assert engine.changes[-1].reason == "its results were lost"
+
+
 def test_change_of_the_scheduler_names_no_task() -> None:
     """A change of no task has no task and no execution."""
     engine = _engine()
@@ -2580,10 +2781,13 @@ class _Renamed(PeriodicTrigger):
 class _Bell:
     """What an EventTrigger rings: the engine, at a time given by hand."""
 
-    def __init__(self, engine: Engine, arm: Arm, now: datetime) -> None:
+    def __init__(
+        self, engine: Engine, arm: Arm, now: datetime, origin: Context | None = None
+    ) -> None:
         self._engine = engine
         self._arm = arm
         self._now = now
+        self._origin = origin
 
     def signalled(self, trigger: EventTrigger) -> None:
         """Ring."""
@@ -2591,7 +2795,7 @@ class _Bell:
 
     def signal(self, event: object) -> Signal:
         """Make it one of the time that was given."""
-        return event, self._now, None
+        return event, self._now, self._origin
 
 
 def _at(seconds: float) -> datetime:
