@@ -46,9 +46,10 @@ long: $(READY)  ## Run the tests that draw cases at random with many more of the
 	    $(BIN)/python -m pytest -o faulthandler_timeout=0 \
 	    tests/test_cron_zones.py tests/test_bound.py tests/test_engine_model.py
 
-soak: $(READY)  ## Look for leaks over 100,000 tasks, 1,000 lives and thirty days of virtual time
-	LEAK_TASKS=100000 LEAK_CYCLES=1000 LEAK_DAYS=30 \
-	    $(BIN)/python -m pytest -o faulthandler_timeout=0 --durations=0 tests/test_leaks.py
+soak: $(READY)  ## Look for leaks over 100,000 tasks, 1,000 lives and thirty days; drive the model 50,000 steps
+	LEAK_TASKS=100000 LEAK_CYCLES=1000 LEAK_DAYS=30 MODEL_EXAMPLES=1500 MODEL_STEPS=50 \
+	    $(BIN)/python -m pytest -o faulthandler_timeout=0 --durations=0 \
+	    tests/test_leaks.py tests/test_engine_model.py
 
 # One target a version, so that `make -j2` can test two at a time.
 versions: $(addprefix python-,$(VERSIONS))  ## Run the tests on each Python of 3.10 to 3.13 that is installed beside that of .venv

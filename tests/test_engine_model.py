@@ -1,10 +1,12 @@
 """A model that drives the engine through every interleaving and checks what it promises.
 
-Hypothesis picks steps: tasks come and go, time passes or is set back, the engine is ticked, slots
-take runs and finish them, triggers of the user's are asked. After each step what the engine says
-and holds is compared with what the model has noted by itself.
+Hypothesis picks steps: tasks come and go, time passes, the clock is set, the engine is ticked,
+slots take runs and finish them, triggers of the user's are asked and raise, gates close, the
+executor breaks, the process forks. After each step what the engine says and holds is compared with
+what the model has noted by itself.
 
-MODEL_EXAMPLES and MODEL_STEPS allow more than the suite does; each such run is a different one.
+MODEL_EXAMPLES and MODEL_STEPS allow for more than the suite does, or less; each run with more is a
+different one.
 """
 
 from __future__ import annotations
@@ -36,8 +38,9 @@ from background_tasks import engine as engine_module
 from background_tasks.admission import Rules
 from background_tasks.changes import Change, ChangeKind
 from background_tasks.engine import Engine, _Deadline, _may_run
+from background_tasks.gates import GateReading
 from background_tasks.run import Outcome, Run
-from background_tasks.task import Execution, Status, Task
+from background_tasks.task import WAS_STOPPED, Execution, Status, Task
 from background_tasks.trigger import (
     Arm,
     EventTrigger,
@@ -49,9 +52,10 @@ from background_tasks.trigger import (
     trigger_of,
 )
 
-_EXAMPLES = os.environ.get("MODEL_EXAMPLES")
-_STEPS = os.environ.get("MODEL_STEPS")
+_EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "300"))
+_STEPS = int(os.environ.get("MODEL_STEPS", "50"))
 _START = datetime(2025, 6, 1, tzinfo=timezone.utc)
+_FIRST_STAMP = (_START - datetime(2000, 1, 1, tzinfo=timezone.utc)).total_seconds()
 _ON_TIME = timedelta(seconds=1)
 _EVERYTHING = 10**6
 _HESITANT = 30  # seconds; custom triggers of so many say no once before they say yes
@@ -61,10 +65,29 @@ _T = TypeVar("_T")
 _ENDS = {
     ChangeKind.RUN_SUCCEEDED: Status.SUCCESS,
     ChangeKind.RUN_FAILED: Status.FAILED,
+    ChangeKind.RUN_LOST: Status.LOST,
     ChangeKind.RUN_MISSED: Status.MISSED,
     ChangeKind.RUN_DROPPED: Status.DROPPED,
     ChangeKind.RUN_CANCELLED: Status.CANCELLED,
     ChangeKind.RUN_TIMED_OUT: Status.TIMED_OUT,
+}
+_STATUSES = {  # in which a run is when something is told of it
+    **_ENDS,
+    ChangeKind.RUN_RELEASED: Status.PENDING,
+    ChangeKind.RUN_STARTED: Status.RUNNING,
+    ChangeKind.RUN_OVERDUE: Status.RUNNING,
+    ChangeKind.RUN_STUCK: Status.RUNNING,
+    ChangeKind.ATTEMPT_FAILED: Status.RUNNING,
+    ChangeKind.RUN_RETRYING: Status.RETRYING,
+}
+
+
+_OF_THE_SCHEDULER = {
+    ChangeKind.CLOCK_JUMPED,
+    ChangeKind.GATE_CLOSED,
+    ChangeKind.GATE_OPENED,
+    ChangeKind.EXECUTOR_BROKEN,
+    ChangeKind.EXECUTOR_RENEWED,
 }
 
 
@@ -75,9 +98,9 @@ def test_engine_keeps_its_promises(monkeypatch: pytest.MonkeyPatch) -> None:
     run_state_machine_as_test(
         EngineModel,
         settings=settings(
-            max_examples=int(_EXAMPLES or 300),
-            stateful_step_count=int(_STEPS or 50),
-            derandomize=_EXAMPLES is None and _STEPS is None,
+            max_examples=_EXAMPLES,
+            stateful_step_count=_STEPS,
+            derandomize=_EXAMPLES * _STEPS <= 300 * 50,
         ),
     )
 
@@ -119,6 +142,7 @@ class _Event(EventTrigger):
         self.accepted: list[object] = []
         self.released: list[object] = []
         self.started: list[object] = []
+        self.passed: set[object] = set()  # of runs that were skipped or cancelled before a start
         self.taken = 0
 
     def take_signal(self) -> Signal | None:
@@ -130,6 +154,10 @@ class _Event(EventTrigger):
         merged = super().count_merged()
         self.taken += merged
         return merged
+
+    @property
+    def waiting_signals(self) -> int:
+        return len(self.accepted) - len(self.started) - len(self.passed)
 
     @property
     def in_channel(self) -> list[object]:
@@ -228,13 +256,28 @@ class _Bell:
         return event, self._model.now, None
 
 
+@dataclass(frozen=True)
+class _Moment:
+    """When something was, by two clocks that are never set back.
+
+    Attributes:
+        real: What has really passed.
+        shown: That and what the engine's clock was set forward by: no less than it can tell.
+    """
+
+    real: timedelta
+    shown: timedelta
+
+
 @dataclass
 class _Attempt:
-    """What the model notes of an attempt, in time that is never set back."""
+    """What the model notes of an attempt."""
 
-    began: timedelta
-    ended: timedelta | None = None
+    began: _Moment
+    ended: _Moment | None = None
     retry_after: timedelta | None = None
+    asked: _Moment | None = None  # to give up
+    is_stuck: bool = False
 
 
 @dataclass
@@ -257,22 +300,40 @@ _triggers = st.one_of(
 )
 _which = st.integers(0, 99)
 _priorities = st.integers(-2, 2)
-_OUTCOMES = ("succeeds", "succeeds", "fails", 0, 2.5, 40)  # or seconds to a retry
+_OUTCOMES: dict[str, dict[str, Any]] = {
+    "succeeds": {},
+    "fails": {"error": "no"},
+    "again at once": {"error": "no", "retry_after": 0},
+    "again soon": {"error": "no", "retry_after": 2.5},
+    "again": {"error": "no", "retry_after": 40},
+    # With an executor only:
+    "lost": {"error": "no", "is_lost": True},
+    "lost, again": {"error": "no", "is_lost": True, "retry_after": 2.5},
+    "broken": {"error": "no", "is_lost": True, "obstacle": "it died"},
+    "refused": {"error": "no", "is_refused": True, "obstacle": "it is gone", "retry_after": 2.5},
+}
 # One move of a slot or a caller: None begins something, the others end the oldest or the newest.
-_Move = tuple[int, str | float] | None
-_MOVES: list[_Move] = [*[None] * 6, *((which, how) for which in (0, -1) for how in _OUTCOMES)]
+_Move = tuple[int, str] | None
+_ENDINGS = ("succeeds", *_OUTCOMES, "refused")
+_MOVES: list[_Move] = [*[None] * 10, *((which, how) for which in (0, -1) for how in _ENDINGS)]
 _moves = st.lists(st.sampled_from(_MOVES), min_size=1, max_size=6)
 _MOST_TASKS = 6
+_CALLS = ("is_ready", "reset", "next_fire_time")  # of triggers of the user's
 _CHANGES: tuple[str | int, ...] = (
     *("enable", "enable", "enable", "disable", "disable", "quarantine"),
     *("remove", "remove", "cancel"),
     *(-2, 0, 2),  # other priorities
+    *_CALLS,  # in which a trigger of the task's raises when it is next called
 )
 _changes = st.sampled_from([(which, what) for which in range(_MOST_TASKS) for what in _CHANGES])
 _passing = st.sampled_from([0, 0, 2.5, 4.5, 5, 15, 60, 1000])  # seconds
-_setting_back = st.sampled_from([2, 4000])
+_steps = st.sampled_from([0, 0, -2, -4000, 3, 4000])  # seconds that the clock is set forward
+_TROUBLE = "none can be made"
+_mends = st.sampled_from(["", "", _TROUBLE, "resumed"])
 _LANE, _RESOURCE, _CAPACITY = "quick", "db", 2
 _PATIENT = 1e9  # seconds; how long a run is put off is held against a list of all elsewhere
+_DEFERRED = 50  # seconds; where there are gates and no resources
+_STUCK_AFTER = timedelta(seconds=5)
 _ENOUGH = 1000  # rounds; far more than it takes to do all there is to do
 
 
@@ -321,6 +382,12 @@ class EngineModel(RuleBasedStateMachine):
         self.slots = 1
         self.limits: Rules | None = None
         self.replacements = 0
+        self.has_executor = False
+        self.obstacle = ""  # why the executor takes no call
+        self.gate_is_closed = False
+        self.closed_at = timedelta(0)  # by the clock that is shown
+        self.shown = timedelta(0)  # what has passed and what the clock was set forward by
+        self.set_by = 0.0  # seconds that the clock was set forward by since the last tick
         self.was_set_back = False  # since the last tick
         self.noticed = timedelta(0)  # when a tick last saw that it was
         self.was_started = False
@@ -331,11 +398,16 @@ class EngineModel(RuleBasedStateMachine):
         self.inline_waiting: list[Run] = []  # between two attempts
         self.claimed: list[Arm] = []  # to be asked whether they are ready
         self.to_rearm: list[tuple[Arm, bool]] = []  # whether to be reset first
+        self.spoilt: set[tuple[int, str]] = set()  # triggers that raise once, by ID, and where
+        self.stuck: list[Run] = []  # whose stacks are being read
+        self.refused: set[Run] = set()
         self.lives: dict[int, _Life] = {}
         self.ended: list[tuple[Execution, tuple[object, ...]]] = []  # as they were at their end
         self.asked_for: set[object] = set()  # payloads of requests and inline runs
         self.signals: dict[object, _Event] = {}  # payload -> its trigger
         self.answers = 0  # runs released because a trigger of the user's was ready
+        self.stood_for = 0  # times that one was ready while its run waited
+        self.skipped = 0  # occurrences that it was told of as skipped
         self.stamps: dict[Run, float] = {}  # of the runs that are ready
         self.latest_stamp = -math.inf
         self.counts: Counter[ChangeKind] = Counter()
@@ -345,30 +417,40 @@ class EngineModel(RuleBasedStateMachine):
     @initialize(
         slots=st.integers(1, 3),
         aging=st.sampled_from([0.0, 5.0, math.inf]),
-        has_rules=st.booleans(),
-        replacements=st.sampled_from([0, 0, 1]),
+        kind=st.sampled_from(["", "resources", "gates"]),
+        ungated=st.sampled_from([None, 1]),
+        replacements=st.sampled_from([0, 1, 1]),
+        has_executor=st.booleans(),
         plans=st.lists(_plans, min_size=2, max_size=5),
     )
     def begin(
         self,
         slots: int,
         aging: float,
-        has_rules: bool,
+        kind: str,
+        ungated: int | None,
         replacements: int,
+        has_executor: bool,
         plans: list[_Plan],
     ) -> None:
         """Make the engine and some tasks; with one slot more for the lane, if there is one."""
-        self.slots, self.aging = slots + has_rules, aging
-        self.replacements = replacements
-        if has_rules:
+        self.slots, self.aging = slots + bool(kind), aging
+        self.replacements, self.has_executor = replacements, has_executor
+        if kind:
+            has_gates = kind == "gates"
             self.limits = Rules(
-                lanes={_LANE: 1}, capacity={_RESOURCE: _CAPACITY}, max_defer=_PATIENT
+                lanes={_LANE: 1},
+                capacity={} if has_gates else {_RESOURCE: _CAPACITY},
+                has_gates=has_gates,
+                ungated_priority=ungated,
+                max_defer=_DEFERRED if has_gates else _PATIENT,
             )
         self.engine = Engine(
             max_running_tasks=self.slots,
             aging=aging,
             on_time=_ON_TIME,
             rules=self.limits,
+            stuck_after=_STUCK_AFTER,
             replacements=replacements,
         )
         for plan in plans:
@@ -395,7 +477,7 @@ class EngineModel(RuleBasedStateMachine):
             enabled=plan.enabled,
             overlap=plan.overlap,
             lane=plan.lane if self.limits else None,
-            resources={_RESOURCE: plan.needs} if self.limits and plan.needs else {},
+            resources={_RESOURCE: plan.needs} if plan.needs and self._has_resources() else {},
             history=_EVERYTHING,
         )
         self.engine.add(task, self.now)
@@ -406,6 +488,9 @@ class EngineModel(RuleBasedStateMachine):
         self._claim_to_reset(self.engine.custom_arms([task]))
         assert task.id == len(self.tasks) - 1
         self._hear()
+
+    def _has_resources(self) -> bool:
+        return self.limits is not None and bool(self.limits.capacity)
 
     def _trigger(self, kind: str, number: int) -> Trigger:
         if kind in ("rate", "delay"):
@@ -445,6 +530,8 @@ class EngineModel(RuleBasedStateMachine):
             self.engine.remove(task.id, self.now)
         elif what == "cancel":
             self._cancel(task)
+        elif what in _CALLS:
+            self.spoilt |= {(id(trigger_of(arm)), what) for arm in task._arms if arm._arm_is_custom}
         else:
             self.engine.set_enabled(task, what == "enable", self.now)
             assert task.quarantine == (None if task.enabled else before)
@@ -456,6 +543,12 @@ class EngineModel(RuleBasedStateMachine):
         assert self.engine.cancel(task, self.now) == waiting + len(asked)
         assert task._waiting == 0
         assert all(run.execution.cancelled for run in running)
+        self._were_asked(asked)
+
+    def _were_asked(self, runs: list[Run]) -> None:
+        """Note that these were asked to give up."""
+        for run in runs:
+            self._attempt(run).asked = self._moment()
 
     @precondition(lambda self: self.engine.is_paused or not self.was_started)
     @rule(is_start=st.booleans())
@@ -470,10 +563,33 @@ class EngineModel(RuleBasedStateMachine):
         self._hear()
 
     @precondition(lambda self: self.was_started and not self.engine.is_paused)
-    @rule()
-    def stop(self) -> None:
-        """End dispatch."""
+    @rule(how=st.sampled_from(["", "", "asks", "forks"]))
+    def stop(self, how: str) -> None:
+        """End dispatch; maybe ask all that runs to give up, or be the child of a fork."""
         self.engine.is_paused = True
+        if how == "forks":
+            self._fork()
+        if how == "asks":
+            asked = [run for run in self.in_slots + self.inline if not run.execution.cancelled]
+            self.engine.ask_all_to_end(self.now)
+            assert all(run.execution.cancel_reason == WAS_STOPPED for run in asked)
+            self._were_asked(asked)
+
+    def _fork(self) -> None:
+        """Become a process with no slots, callers or askers any more."""
+        left = [run for run in self.inline_waiting if not run.execution.status.has_ended]
+        lost = [*self.in_slots, *self.inline, *left]
+        assert self.engine.forked(self.now) == len(lost)
+        assert not self.engine.changes
+        self.idle_slots = 0
+        self.in_slots, self.inline, self.inline_waiting = [], [], []
+        self.claimed, self.to_rearm, self.stuck = [], [], []
+        for run in lost:
+            assert run.execution.status == Status.DROPPED
+            self.counts[ChangeKind.RUN_DROPPED] += 1
+            self.lives[run.execution.id].end = Status.DROPPED
+            self._keep(run.task, run.execution.id)
+        self._claim_slots()
 
     # What asks for runs
 
@@ -509,7 +625,7 @@ class EngineModel(RuleBasedStateMachine):
             trigger.trigger.put(trigger.queued[-1])
         elif isinstance(trigger, _Event):
             payload = next(self.payloads)
-            waiting = len(trigger.accepted) - len(trigger.started)
+            waiting = trigger.waiting_signals
             is_full = trigger.maxsize and not trigger.coalesce and waiting >= trigger.maxsize
             assert trigger.fire(payload) == (not trigger._closed and not is_full)
             if not trigger._closed and not is_full:
@@ -521,29 +637,51 @@ class EngineModel(RuleBasedStateMachine):
 
     # Time
 
-    @rule(seconds=_passing, moves=_moves, is_quick=st.booleans())
-    def go_on(self, seconds: float, moves: list[_Move], is_quick: bool) -> None:
+    @rule(
+        seconds=_passing,
+        moves=_moves,
+        is_quick=st.booleans(),
+        mends=_mends,
+        closes=st.sampled_from([None, None, None, True, True, False]),
+        looks=st.sampled_from([0, 0, 1, _EVERYTHING]),
+    )
+    def go_on(
+        self,
+        seconds: float,
+        moves: list[_Move],
+        is_quick: bool,
+        mends: str,
+        closes: bool | None,
+        looks: int,
+    ) -> None:
         """Let time pass, tick, ask what is to be asked and work: an ordinary second.
 
-        Quick work is done before the triggers that were ready are reset.
+        Quick work is done before the triggers that were ready are reset and stacks are read.
         """
         self._pass_time(seconds)
+        if self.obstacle:
+            self._mend(mends)
         self._tick(64)
+        if closes is not None and self.limits is not None and self.limits.has_gates:
+            self._read_gate(closes)
         while self.claimed:
             self._ask(self.claimed.pop())
         if is_quick:
             self.work(moves)
+        while self.stuck:
+            self._tell_stuck(self.stuck.pop())
         self._ask_all()
         self.work(moves)
+        if looks:
+            self._look(looks)
 
-    @rule(seconds=_passing, back=_setting_back | st.just(0), most=st.sampled_from([64, 64, 1, 0]))
-    def pass_time(self, seconds: float, back: float, most: int) -> None:
-        """Let time pass, maybe set the clock back then, and tick, or do not."""
+    @rule(seconds=_passing, step=_steps, most=st.sampled_from([64, 64, 1, 0]))
+    def pass_time(self, seconds: float, step: float, most: int) -> None:
+        """Let time pass, maybe set the clock then, and tick, or do not."""
         self._pass_time(seconds)
-        if back:
+        if step:
             self._tick(64)
-            self.now -= timedelta(seconds=back)
-            self.was_set_back = True
+            self._set_clock(step)
         if most:
             self._tick(most)
 
@@ -551,16 +689,45 @@ class EngineModel(RuleBasedStateMachine):
         """Let time pass; there is a tick every second, so a clock set back is seen before that."""
         if self.was_set_back:
             self._tick(64)
-        self.now += timedelta(seconds=seconds)
-        self.elapsed += timedelta(seconds=seconds)
+        passed = timedelta(seconds=seconds)
+        self.now += passed
+        self.elapsed += passed
+        self.shown += passed
+
+    def _set_clock(self, step: float) -> None:
+        self.now += timedelta(seconds=step)
+        self.set_by += step
+        if step < 0:
+            self.was_set_back = True
+        else:
+            self.shown += timedelta(seconds=step)
+
+    def _moment(self) -> _Moment:
+        return _Moment(self.elapsed, self.shown)
+
+    def _at_least_since(self, moment: _Moment) -> timedelta:
+        """Return what has passed since then for all that what is late was not late for long."""
+        return self.elapsed - max(moment.real, self.noticed)
+
+    def _at_most_since(self, moment: _Moment) -> timedelta:
+        """Return what the engine may believe to have passed since then."""
+        return self.shown - moment.shown
 
     def _tick(self, most: int) -> None:
         """Do what the scheduler does at each tick, in one hold of its lock."""
-        if self.was_set_back:
+        notices = self.was_set_back
+        planned = [arm for arm in self._arms() if arm._arm_is_custom]
+        if notices:
             self.was_set_back, self.noticed = False, self.elapsed
+        self._compare_clocks()
         delayed, before = len(self._delayed()), self.counts[ChangeKind.RUN_RELEASED]
         released = self.engine.release(self.now, most)
+        if notices:
+            assert not any(arm._arm_entry for arm in planned)  # when may be far off now
+        if self.engine._admission is not None:
+            assert self.engine._admission._now == _stamp_of(self.shown)
         self._hear(releases=True)
+        self._take_stuck()
         retries = delayed - len(self._delayed())
         assert released == self.counts[ChangeKind.RUN_RELEASED] - before + retries
         self._claim_to_ask(self.engine.to_ask(poll=most > 1))
@@ -568,17 +735,42 @@ class EngineModel(RuleBasedStateMachine):
         if not self.engine.has_due(self.now) and not self.engine.is_paused:
             self._nothing_is_left_undone()
 
+    def _compare_clocks(self) -> None:
+        """Have the clock held against one that nobody sets, and check what is told of it."""
+        seen = self.engine._compared is not None
+        self.engine.compare_clocks(self.now, self.elapsed.total_seconds())
+        told = [each.reason for each in self.engine.changes]
+        way = "forward" if self.set_by > 0 else "back"
+        expected = f"the wall clock was set {way} by {abs(self.set_by):.1f} seconds"
+        assert told == ([expected] if seen and self.set_by else [])
+        self.set_by = 0.0
+
+    def _take_stuck(self) -> None:
+        """Take the runs that got stuck, as the scheduler does, to read their stacks."""
+        stuck, self.engine.newly_stuck = self.engine.newly_stuck, []
+        for run in stuck:
+            attempt = self._attempt(run)
+            assert run in self.in_slots + self.inline
+            assert run.is_stuck
+            assert not attempt.is_stuck
+            assert attempt.asked is not None
+            assert self._at_most_since(attempt.asked) >= _STUCK_AFTER
+            attempt.is_stuck = True
+        self.stuck += stuck
+
     def _nothing_is_left_undone(self) -> None:
         """Check that all that was due is done, and that nothing waits for longer than it may."""
         for run in self.in_slots + self.inline:
-            timeout = run.task.timeout
-            lasts = self.elapsed - max(self._attempt(run).began, self.noticed)
-            assert run.execution.cancelled or timeout is None or lasts < timeout
+            timeout, attempt = run.task.timeout, self._attempt(run)
+            if attempt.asked is not None:
+                assert attempt.is_stuck or self._at_least_since(attempt.asked) < _STUCK_AFTER
+            else:
+                assert timeout is None or self._at_least_since(attempt.began) < timeout
         for run in self._delayed():
             attempt = self._attempt(run)
             assert attempt.ended is not None
             assert attempt.retry_after is not None
-            assert self.elapsed - max(attempt.ended, self.noticed) < attempt.retry_after
+            assert self._at_least_since(attempt.ended) < attempt.retry_after
         for arm in self._arms():
             trigger = trigger_of(arm)
             if isinstance(trigger, _Interval) and trigger.due is not None:
@@ -606,17 +798,41 @@ class EngineModel(RuleBasedStateMachine):
         while self.to_rearm:
             self._rearm(*self.to_rearm.pop())
 
-    def _ask(self, arm: Arm) -> None:
+    def _call(self, arm: Arm, call: str) -> Any:
+        """Call a trigger of the user's; what it raises brings its task into quarantine."""
         trigger = trigger_of(arm)
-        if isinstance(trigger, _Event):
-            ready = self._collect(trigger)
-        else:
-            ready = trigger.is_ready()
+        if (id(trigger), call) not in self.spoilt:
+            return (
+                self._collect(trigger) if isinstance(trigger, _Event) else getattr(trigger, call)()
+            )
+        self.spoilt.remove((id(trigger), call))
+        task, before = arm._arm_task, self._told(ChangeKind.TASK_QUARANTINED)
+        if task is not None:
+            self.engine.quarantine(task, f"{call} raised", self.now)
+            assert (task.enabled, task.quarantine) == (False, f"{call} raised")
+        self._hear()
+        assert self._told(ChangeKind.TASK_QUARANTINED) == before + (task is not None)
+        return None
+
+    def _ask(self, arm: Arm) -> None:
+        ready = bool(self._call(arm, "is_ready"))
         if ready:
-            self.engine.answered(arm, self.now)
+            self._answer(arm)
         self._hear(answers=arm._arm_is_custom)
         self._claim_slots()
         self.to_rearm.append((arm, ready))
+
+    def _answer(self, arm: Arm) -> None:
+        """Say that a trigger is ready; of a timer one run may stand for all."""
+        task, waits, before = arm._arm_task, arm._arm_run, self.engine.stats().skipped
+        stands = arm._arm_timed is not None and waits is not None and task.missed != "all"
+        missed = waits.execution.missed if waits is not None else 0
+        released = self._told(ChangeKind.RUN_RELEASED)
+        answered = self.engine.answered(arm, self.now)
+        assert answered == self._told(ChangeKind.RUN_RELEASED) - released
+        self.stood_for += stands
+        assert self.engine.stats().skipped == before + stands
+        assert waits is None or waits.execution.missed == missed + stands
 
     def _collect(self, trigger: _Event) -> bool:
         """Have *trigger* look into the user's queue, and note what it took."""
@@ -630,8 +846,8 @@ class EngineModel(RuleBasedStateMachine):
         task, due = arm._arm_task, None
         if arm._arm_is_custom:
             if reset:
-                trigger_of(arm).reset()
-            due = trigger_of(arm).next_fire_time()
+                self._call(arm, "reset")
+            due = self._call(arm, "next_fire_time")
         is_done = task is not None and not (task._running or task._waiting) and _is_one_time(task)
         self.engine.rearmed(arm, None if due is None or due <= self.now else due, self.now)
         assert task is None or task._is_removed == is_done
@@ -668,15 +884,17 @@ class EngineModel(RuleBasedStateMachine):
                 self._claim_slots()
 
     def _take(self) -> None:
-        ready = {run: self._key(run) for run in self._startable()}
+        ready = {run: self._key(run) for run in self._startable(_stamp_of(self.shown))}
         too_many = self.engine.slots > self._most()
         run = self.engine.take(self.now)
         self.idle_slots -= 1
         if run is None:
-            assert self.engine.is_paused or too_many or not ready
+            assert self.engine.is_paused or self.obstacle or too_many or not ready
             self.engine.give_back_slot()
         else:
             assert not self.engine.is_paused
+            assert not self.obstacle
+            assert not too_many
             assert not run.task._is_removed
             assert run.task.enabled
             assert ready[run] == min(ready.values())
@@ -689,17 +907,54 @@ class EngineModel(RuleBasedStateMachine):
         stuck = sum(run.is_stuck for run in self.in_slots + self.inline)
         return self.slots + min(stuck, self.replacements)
 
-    def _startable(self) -> list[Run]:
-        """Return the runs at the head of their tasks that lanes and resources let start."""
-        return [task._head for task in self.tasks if task._head and self._fits(task)]
+    def _startable(self, stamp: float) -> list[Run]:
+        """Return the runs at the head of their tasks that may start as things stand.
 
-    def _room(self) -> int:
+        Lanes and resources let them, and gates; where a gate holds the best of those that need the
+        same, and others have waited for so long that it does not hold them, the eldest alone.
+        """
+        found: list[Run] = []
+        for runs in self._kinds([task._head for task in self.tasks if task._head]):
+            free = [run for run in runs if not self._is_held(run, stamp)]
+            if free and min(runs, key=self._place) not in free:
+                free = [min(free, key=lambda run: (run.stamp, self._place(run)[1]))]
+            found += [run for run in free if self._fits(run.task)]
+        return found
+
+    def _kinds(self, runs: list[Run]) -> list[list[Run]]:
+        """Return *runs* in lists of those that need the same and pass the same gates."""
+        kinds: dict[object, list[Run]] = {}
+        for run in runs:
+            kinds.setdefault((run.task._demand, self._is_gated(run)), []).append(run)
+        return list(kinds.values())
+
+    def _is_gated(self, run: Run) -> bool:
+        if self.limits is None or not self.limits.has_gates:
+            return False
+        passes = self.limits.ungated_priority
+        return passes is None or run.task.priority < passes
+
+    def _is_held(self, run: Run, stamp: float) -> bool:
+        """Return whether the gate holds a run at this stamp: one may always run."""
+        if not (self._is_gated(run) and self.gate_is_closed and self.in_slots):
+            return False
+        return stamp - max(run.stamp, _stamp_of(self.closed_at)) < _DEFERRED
+
+    def _place(self, run: Run) -> tuple[Any, int]:
+        """Return what a run that is ready is ordered by, and its number among equals."""
+        assert run.entry is not None
+        return self._key(run), run.entry[1]
+
+    def _room(self, stamp: float) -> int:
         """Return how many of the runs that may start now may start together, kind by kind."""
         used = sum(run.task.resources.get(_RESOURCE, 0) for run in self.in_slots)
         room = 0
-        for demand, many in Counter(run.task._demand for run in self._startable()).items():
-            needs = dict(demand.resources).get(_RESOURCE, 0) if demand else 0
-            room += min(many, int((_CAPACITY - used) // needs)) if needs else many
+        for runs in self._kinds(self._startable(stamp)):
+            needs = runs[0].task.resources.get(_RESOURCE, 0)
+            if self._is_gated(runs[0]) and self.gate_is_closed:
+                room += 1  # the others are looked at when this one runs
+            else:
+                room += min(len(runs), int((_CAPACITY - used) // needs)) if needs else len(runs)
         return room
 
     def _fits(self, task: Task) -> bool:
@@ -720,11 +975,13 @@ class EngineModel(RuleBasedStateMachine):
         return run.stamp - self.aging * priority
 
     def _claim_slots(self) -> None:
-        ready = sum(task._head is not None for task in self.tasks)
+        room = sum(task._head is not None for task in self.tasks)
+        if self.engine._admission is not None:
+            room = self._room(self.engine._admission._now)
         before = self.engine.slots
         claimed = self.engine.claim_slots()
-        useful = len(self.in_slots) + self._room() if self.limits else len(self.in_slots) + ready
-        wanted = 0 if self.engine.is_paused else min(self._most(), useful)
+        useful = len(self.in_slots) + room
+        wanted = 0 if self.engine.is_paused or self.obstacle else min(self._most(), useful)
         assert claimed == max(0, wanted - before)
         self.idle_slots += claimed
 
@@ -734,28 +991,27 @@ class EngineModel(RuleBasedStateMachine):
         if attempts:
             assert attempts[-1].ended is not None
             assert attempts[-1].retry_after is not None
-            assert self.elapsed - attempts[-1].ended >= attempts[-1].retry_after
+            assert self._at_most_since(attempts[-1].ended) >= attempts[-1].retry_after
             self.retries += 1
-        elif run.arm is not None and isinstance(trigger := trigger_of(run.arm), _Event):
-            trigger.started.append(run.execution.event)
-        attempts.append(_Attempt(self.elapsed))
+        elif (signalled := self._signalled(run.execution)) is not None:
+            signalled.started.append(run.execution.event)
+        attempts.append(_Attempt(self._moment()))
         assert run.execution.attempts == len(attempts)
         assert run.execution.status == Status.RUNNING
         assert not run.execution.cancelled
 
-    def _finish(self, run: Run, how: str | float) -> None:
+    def _finish(self, run: Run, how: str) -> None:
         """End an attempt, and check what becomes of the run and of its task."""
+        end = _OUTCOMES[how if self.has_executor or "is_" not in str(_OUTCOMES[how]) else "fails"]
+        is_asked = run.execution.cancel_reason in ("cancelled", "stopped")
+        if "is_refused" in end and not run.is_inline and not is_asked:
+            self._refuse(run, end)
+            return
         task, attempt = run.task, self._attempt(run)
-        reason = run.execution.cancel_reason
-        expected = {"succeeds": Status.SUCCESS, "fails": Status.FAILED}.get(str(how))
-        if expected is None and (task._is_removed or reason == "cancelled"):
-            expected = Status.FAILED
-        if expected is not None and reason:
-            expected = Status.TIMED_OUT if reason == "timed out" else Status.CANCELLED
-        if expected is None:
-            expected = Status.RETRYING
-            attempt.retry_after = timedelta(seconds=float(how))
-        attempt.ended = self.elapsed
+        expected = self._expected(run, end)
+        if expected is Status.RETRYING:
+            attempt.retry_after = timedelta(seconds=end["retry_after"])
+        attempt.ended = self._moment()
         goes = (
             not task._is_removed
             and expected != Status.RETRYING
@@ -763,19 +1019,114 @@ class EngineModel(RuleBasedStateMachine):
             and _is_one_time(task)
         )
         was_removed = task._is_removed
-        self.engine.finish(
-            run,
-            Outcome(
-                self.now,
-                (1.0, 0.0, 0.0),
-                error="" if how == "succeeds" else "no",
-                retry_after=None if isinstance(how, str) else how,
-            ),
-        )
+        self._end(run, end)
         assert run.execution.status == expected
-        assert run.execution.resources.wall == run.execution.attempts
         assert task._is_removed == (was_removed or goes)
         self._hear(may_remove=goes)
+
+    def _expected(self, run: Run, end: dict[str, Any]) -> Status:
+        """Return what a run is after an attempt that ends like this."""
+        reason = run.execution.cancel_reason
+        wants_more = "retry_after" in end and not run.task._is_removed
+        if wants_more and reason in ("", "timed out"):
+            return Status.RETRYING
+        if "is_lost" in end:
+            return Status.LOST
+        if reason:
+            return Status.TIMED_OUT if reason == "timed out" else Status.CANCELLED
+        return Status.FAILED if end else Status.SUCCESS
+
+    def _end(self, run: Run, end: dict[str, Any]) -> None:
+        """Have the engine end an attempt, and check what it says of the executor."""
+        broken = self._told(ChangeKind.EXECUTOR_BROKEN) + ("obstacle" in end and not self.obstacle)
+        self.engine.finish(run, Outcome(self.now, (1.0, 0.0, 0.0), **end))
+        self.obstacle = end.get("obstacle", self.obstacle)
+        assert self.engine.obstacle == self.obstacle
+        assert run.execution.resources.wall == run.execution.attempts
+        assert self._told(ChangeKind.EXECUTOR_BROKEN) == broken
+
+    def _refuse(self, run: Run, end: dict[str, Any]) -> None:
+        """End an attempt that was none, and check that the run is as before, the first to start."""
+        task, attempts = run.task, self.lives[run.execution.id].attempts
+        attempts.pop()
+        self.retries -= bool(attempts)
+        self.refused.add(run)
+        self._end(run, end)
+        assert run.execution.attempts == len(attempts)
+        assert not run.execution.cancelled
+        if task._is_removed:
+            assert run.execution.status == Status.DROPPED
+        else:
+            assert run.execution.status == (Status.RETRYING if attempts else Status.PENDING)
+            assert (run.execution.started_at is None) == (not attempts)
+            assert run is (task._head or (task._pending or [None])[0])
+        self._hear()
+
+    # The executor and the gate
+
+    def _mend(self, how: str) -> None:
+        """Have another executor made; or see whether the old one takes calls, as `resume` does."""
+        if how == "resumed":
+            self.engine.let_go()
+        else:
+            self.engine.renewed(how, self.now)
+            kind = ChangeKind.EXECUTOR_BROKEN if how else ChangeKind.EXECUTOR_RENEWED
+            assert [(each.kind, each.reason) for each in self.engine.changes] == [(kind, how)]
+        self.obstacle = self.obstacle if how == _TROUBLE else ""
+        assert self.engine.obstacle == self.obstacle
+        self._hear()
+        self._claim_slots()
+
+    def _read_gate(self, closes: bool) -> None:
+        """Have the engine told what the gate reads, between two ticks."""
+        news = {(False, True): "closed", (True, False): "opened"}.get((self.gate_is_closed, closes))
+        reading = GateReading(
+            name="disk",
+            at=self.now,
+            value=9.0,
+            close=8,
+            reopen=7,
+            is_closed=closes,
+            news=news or "",
+        )
+        if news == "closed":
+            self.closed_at = self.shown
+        self.gate_is_closed = closes
+        self.engine.set_gates([reading] if news else [], [reading] if closes else [], self.now)
+        told = [(each.kind.value, each.reason) for each in self.engine.changes]
+        assert told == ([(f"gate.{news}", "disk 9 (closes at 8, opens at 7)")] if news else [])
+        self._hear()
+        self._tick(64)
+
+    # What is looked at and told
+
+    def _look(self, n: int) -> None:
+        """Look at what waits for its turn: in which order it would start, and why not yet."""
+        heads = sorted((task._head for task in self.tasks if task._head), key=self._place)
+        free = self._startable(_stamp_of(self.shown))
+        found = self.engine.waiting(n, self.now)
+        behind = sum(len(task._pending or ()) for task in self.tasks)
+        assert [each.run for each in found][: len(heads)] == heads[:n]
+        assert len(found) == min(n, len(heads) + behind)
+        for each in found:
+            if each.run not in heads:
+                assert each.run in (each.run.task._pending or ())
+                assert each.reason
+            elif self.obstacle:
+                assert each.reason == self.obstacle
+            elif self.limits is None:
+                assert (each.reason == "") == (len(self.in_slots) < self._most())
+            elif each.run in free:
+                assert each.reason == ""
+            elif self._is_held(each.run, _stamp_of(self.shown)) and self._fits(each.run.task):
+                assert each.reason.startswith("closed gate: disk 9 ")
+
+    def _tell_stuck(self, run: Run) -> None:
+        """Tell that a run is stuck, unless it has given up meanwhile."""
+        self.engine.note_stuck(run, "its stack", self.now)
+        told = [(each.kind, each.execution and each.execution.id) for each in self.engine.changes]
+        assert told == ([(ChangeKind.RUN_STUCK, run.execution.id)] if run.is_stuck else [])
+        self._hear()
 
     # Inline runs
 
@@ -798,7 +1149,7 @@ class EngineModel(RuleBasedStateMachine):
         self._begun(run)
         self.inline.append(run)
 
-    def _finish_inline(self, run: Run, outcome: str | float) -> None:
+    def _finish_inline(self, run: Run, outcome: str) -> None:
         self._finish(run, outcome)
         if run.execution.status == Status.RETRYING:
             self.inline_waiting.append(run)
@@ -809,7 +1160,7 @@ class EngineModel(RuleBasedStateMachine):
         if not run.execution.status.has_ended:  # the caller waits for its delay
             assert attempt.ended is not None
             assert attempt.retry_after is not None
-            left = attempt.ended + attempt.retry_after - self.elapsed
+            left = attempt.ended.real + attempt.retry_after - self.elapsed
             self._pass_time(max(0.0, left.total_seconds()))
         goes_on = not run.execution.status.has_ended  # its task may be gone, or it was cancelled
         assert self.engine.retry_inline(run, self.now) == goes_on
@@ -832,8 +1183,13 @@ class EngineModel(RuleBasedStateMachine):
             change = self.engine.changes.popleft()
             self.counts[change.kind] += 1
             assert change.at == self.now
+            assert (change.execution is not None) == (change.kind in _STATUSES)
+            assert (change.task_id is None) == (change.kind in _OF_THE_SCHEDULER)
+            self.skipped += change.skipped
             if change.execution is not None:
+                assert change.execution.status == _STATUSES[change.kind]
                 self._hear_of_run(change, change.execution, releases=releases, answers=answers)
+                _scribble(change.execution)
             elif change.kind is ChangeKind.TASK_REMOVED:
                 assert change.task_id is not None
                 task = self.tasks[change.task_id]
@@ -855,21 +1211,36 @@ class EngineModel(RuleBasedStateMachine):
         if change.kind is ChangeKind.RUN_OVERDUE:
             timeout = task.timeout
             assert timeout is not None
-            assert self.elapsed - life.attempts[-1].began >= timeout
+            assert self._at_most_since(life.attempts[-1].began) >= timeout
+            life.attempts[-1].asked = self._moment()
         life.end = _ENDS.get(change.kind)
         if change.kind is ChangeKind.RUN_CANCELLED and not life.attempts:
-            self._hear_of_signal_used_up(execution)
+            self._pass_over(execution)
         if life.end is not None:
-            assert task._history is not None
-            kept = next(e for e in reversed(task._history) if e.id == execution.id)
-            assert kept.status == life.end
-            assert kept.ended_at == self.now
-            self.ended.append((kept, _values(kept)))
+            self._keep(task, execution.id)
 
-    def _hear_of_signal_used_up(self, execution: Execution) -> None:
+    def _keep(self, task: Task, number: int) -> None:
+        """Keep the record of a run that has just ended, to see that it never changes."""
+        assert task._history is not None
+        kept = next(each for each in reversed(task._history) if each.id == number)
+        assert kept.status == self.lives[number].end
+        assert kept.ended_at == self.now
+        self.ended.append((kept, _values(kept)))
+
+    def _pass_over(self, execution: Execution) -> None:
         """Note that a signal's run will not start, which makes room for another signal."""
-        if execution.event in self.signals:
-            self.signals[execution.event].started.append(execution.event)
+        trigger = self._signalled(execution)
+        if trigger is not None:
+            trigger.passed.add(execution.event)
+
+    def _signalled(self, execution: Execution) -> _Event | None:
+        """Return the trigger whose signal made a run; None if it has started before."""
+        trigger = self.signals.get(execution.event)
+        return None if trigger is None or execution.event in trigger.started else trigger
+
+    def _told(self, kind: ChangeKind) -> int:
+        """Return how many changes of a kind there were, those not heard yet too."""
+        return self.counts[kind] + sum(each.kind is kind for each in self.engine.changes)
 
     def _hear_of_release(
         self, change: Change, execution: Execution, *, releases: bool, answers: bool
@@ -884,7 +1255,7 @@ class EngineModel(RuleBasedStateMachine):
             self.signals[execution.event].released.append(execution.event)
             if change.kind is ChangeKind.RUN_MISSED:
                 assert "skipped" in change.reason
-                self._hear_of_signal_used_up(execution)
+                self._pass_over(execution)
         elif answers:
             self.answers += 1
             return
@@ -923,7 +1294,8 @@ class EngineModel(RuleBasedStateMachine):
 
     def _bounds_are_kept(self) -> None:
         """No more slots than allowed, no task more often at once than allowed."""
-        assert self.engine.slots == self.idle_slots + len(self.in_slots) <= self.slots
+        most = self.slots + self.replacements
+        assert self.engine.slots == self.idle_slots + len(self.in_slots) <= most
         running = Counter(run.task for run in self.in_slots)
         assert all(n <= task.max_instances for task, n in running.items())
         assert len(set(self.in_slots + self.inline)) == len(self.in_slots + self.inline)
@@ -949,7 +1321,8 @@ class EngineModel(RuleBasedStateMachine):
         assert stats.released == len(self.lives)
         assert stats.succeeded == self.counts[ChangeKind.RUN_SUCCEEDED]
         assert stats.timed_out == self.counts[ChangeKind.RUN_TIMED_OUT]
-        assert stats.failed == self.counts[ChangeKind.RUN_FAILED] + stats.timed_out
+        assert stats.lost == self.counts[ChangeKind.RUN_LOST]
+        assert stats.failed == self.counts[ChangeKind.RUN_FAILED] + stats.timed_out + stats.lost
         assert stats.cancelled == self.counts[ChangeKind.RUN_CANCELLED]
         assert stats.stuck == sum(run.is_stuck for run in self.in_slots + self.inline)
         assert stats.missed == self.counts[ChangeKind.RUN_MISSED]
@@ -966,7 +1339,7 @@ class EngineModel(RuleBasedStateMachine):
         triggers = (trigger for task in self.tasks for trigger in task.triggers)
         taken = sum(t.taken for t in triggers if isinstance(t, (_Interval, _Once, _Event)))
         runs = len(self.lives) - self.answers - len(self.asked_for)
-        assert self.engine.stats().skipped == taken - runs
+        assert self.engine.stats().skipped == taken - runs + self.stood_for == self.skipped
 
     def _no_signal_is_lost_or_doubled(self) -> None:
         """Each signal makes one run, in order; a removed task's signals go with it."""
@@ -978,7 +1351,8 @@ class EngineModel(RuleBasedStateMachine):
                 if trigger.coalesce:
                     self._check_latest_signal(task, trigger)
                 else:
-                    assert trigger.started == trigger.accepted[: len(trigger.started)]
+                    to_start = [each for each in trigger.accepted if each not in trigger.passed]
+                    assert trigger.started == to_start[: len(trigger.started)]
                     seen = trigger.released + trigger.in_channel
                     assert seen == trigger.accepted[: len(seen)]
                     assert task._is_removed or len(seen) == len(trigger.accepted)
@@ -986,13 +1360,12 @@ class EngineModel(RuleBasedStateMachine):
 
     def _check_room(self, trigger: _Event) -> None:
         """Check that as many signals are let in as *maxsize* has room for."""
-        waiting = len(trigger.accepted) - len(trigger.started)
         if trigger._permits is not None and not trigger._closed:
-            assert len(trigger._permits) == trigger.maxsize - waiting
+            assert len(trigger._permits) == trigger.maxsize - trigger.waiting_signals
 
     def _check_latest_signal(self, task: Task, trigger: _Event) -> None:
         """Check that the last signal, of those that may stand for others, is not lost."""
-        if task._is_removed or not trigger.accepted:
+        if task._is_removed or not trigger.accepted or trigger.accepted[-1] in trigger.passed:
             return
         arm = next(arm for arm in task._arms if trigger_of(arm) is trigger)
         last = [*trigger.started, *([arm._arm_run.execution.event] if arm._arm_run else [])]
@@ -1009,7 +1382,8 @@ class EngineModel(RuleBasedStateMachine):
         for task in self.tasks:
             pending = list(task._pending or ())
             waiting = [*([task._head] if task._head else []), *pending]
-            firsts = [run.execution.id for run in waiting if not run.execution.attempts]
+            new = [run for run in waiting if run not in self.refused]
+            firsts = [run.execution.id for run in new if not run.execution.attempts]
             assert firsts == sorted(firsts)
             waiting += [run for run in delayed if run.task is task]
             inline = [run for run in self.inline_waiting if run.task is task]
@@ -1027,13 +1401,16 @@ class EngineModel(RuleBasedStateMachine):
         assert self.engine._inline == len(self.inline)
 
     def _check_stand_ins(self, task: Task, waiting: list[Run]) -> None:
-        """Check that where one run stands for all, one run waits, and its arm knows it."""
+        """Check that where one run stands for all, one run waits, and its arm knows it.
+
+        Beside those that were refused when the next one waited already.
+        """
         for arm in task._arms:
             mine = [run for run in waiting if run.arm is arm and not run.execution.attempts]
             assert (arm._arm_run in mine) if mine else (arm._arm_run is None)
             is_timed = arm._arm_timed is not None and task.missed != "all"
             if is_timed or (arm._arm_signals is not None and arm._arm_signals.coalesce):
-                assert len(mine) <= 1
+                assert len([run for run in mine if run not in self.refused]) <= 1
 
     def _live_runs_are_those_that_began(self) -> None:
         """What has started and not ended is live, nothing else."""
@@ -1110,6 +1487,9 @@ class EngineModel(RuleBasedStateMachine):
         if sys.exc_info()[0] is not None:
             return  # a step has failed: say that, not what follows from it
         self.engine.is_paused = False
+        self.engine.let_go()
+        self.obstacle = ""
+        self.spoilt.clear()
         for task in list(self.engine.tasks.values()):
             self.engine.set_enabled(task, True, self.now)
         for _ in range(2):  # retries planned at first come due in the second round
@@ -1187,6 +1567,17 @@ class EngineModel(RuleBasedStateMachine):
 
 def _pick(choices: Sequence[_T], which: int) -> _T:
     return choices[which % len(choices)]
+
+
+def _stamp_of(shown: timedelta) -> float:
+    """Return what the engine makes of an instant by the clock that is never set back."""
+    return _FIRST_STAMP + shown.total_seconds()
+
+
+def _scribble(execution: Execution) -> None:
+    """Be a listener that writes into what it was told: the engine's books are its own."""
+    execution.status, execution.attempts, execution.event = Status.MISSED, 99, "scribbled"
+    execution.cancel_reason, execution.error, execution.ended_at = "scribbled", "no", None
 
 
 def _values(execution: Execution) -> tuple[object, ...]:
