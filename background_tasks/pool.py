@@ -30,8 +30,10 @@ class DaemonPool(ThreadPoolExecutor):
     """At most *max_workers* daemon threads, started when needed and kept until `shutdown`."""
 
     # Locking
-    #   _hiring guards _workers and _is_shut_down. Held to start a thread and to queue work, so
-    #   that no work comes behind the None of `shutdown`; never while work runs.
+    #   _hiring is held to start a thread and to queue work, so that no work comes behind the None
+    #   of `shutdown`; never while work runs. `shutdown`, which a signal handler may call in the
+    #   middle of that, only tries it: whoever holds it looks at _is_shut_down after letting go.
+    #   `with` does not do for it: to leave that takes memory, so without any it were held for ever.
     #   _idle holds a token for each worker that waits for work and is not promised any; it is
     #   appended to and popped from only, which is atomic, so `hand_over` needs no lock.
     def __init__(
@@ -61,7 +63,7 @@ class DaemonPool(ThreadPoolExecutor):
         return future
 
     def start(self, fn: Callable[[], object]) -> None:
-        """Have a worker call *fn*, which must not raise; as `submit`, without a Future.
+        """Have a worker call *fn*; as `submit`, without a Future: what it raises is nobody's.
 
         Raises:
             RuntimeError: As for `submit`.
@@ -69,12 +71,17 @@ class DaemonPool(ThreadPoolExecutor):
         self._queue(fn)  # a Future costs 3 us, and nobody would look at it
 
     def _queue(self, work: _Work) -> None:
-        with self._hiring:
+        self._hiring.acquire()
+        try:
             if self._is_shut_down:
                 raise RuntimeError("the pool was shut down")
             if not self._promise():
                 self._hire()
             self._work.put(work)
+        finally:
+            self._hiring.release()
+            if self._is_shut_down:
+                self._send_home()
 
     def hand_over(self, fn: Callable[[], object]) -> bool:
         """Have an idle worker call *fn* as `start` does; False when there is none.
@@ -89,21 +96,27 @@ class DaemonPool(ThreadPoolExecutor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Let the workers go home once the queue is empty; with *wait*, until they have."""
-        with self._hiring:
-            self._is_shut_down = True
-            if cancel_futures:
-                self._cancel_queued()
-            self._work.put(None)
+        self._is_shut_down = True
+        if cancel_futures:
+            self._cancel_queued()
+        self._send_home()
         super().shutdown(wait=False)
         if wait:
             self.join(None)
+
+    def _send_home(self) -> None:
+        """Let the workers go home, unless another holds the lock, who does it after letting go."""
+        if self._hiring.acquire(False):
+            try:
+                self._work.put(None)
+            finally:
+                self._hiring.release()
 
     def join(self, timeout: float | None) -> bool:
         """Wait for the workers to end, but for the calling one; return whether they have."""
         monotonic, me = self._primitives.monotonic, self._primitives.get_ident()
         end = None if timeout is None else monotonic() + timeout
-        with self._hiring:
-            workers = [worker for worker in self._workers if worker.ident != me]
+        workers = [worker for worker in tuple(self._workers) if worker.ident != me]
         for worker in workers:
             worker.join(None if end is None else max(0.0, end - monotonic()))
         return not any(worker.is_alive() for worker in workers)
@@ -151,15 +164,21 @@ def _work(queue: Any, idle: deque[None]) -> None:
     """
     work: _Work | None = queue.get()
     while work is not None:
-        if isinstance(work, tuple):
-            _call(*work)
-        else:
-            work()
+        try:
+            if isinstance(work, tuple):
+                _call(*work)
+            else:
+                work()
+        except BaseException:  # of a done-callback, or for want of memory
+            pass  # whoever can tell has told; the worker is needed
         work = None  # or an idle worker would keep the last arguments alive
         try:
             work = queue.get(False)
-        except Empty:
-            idle.append(None)
+        except BaseException:  # Empty, or no memory to say so
+            try:  # noqa: SIM105 - what suppresses takes memory, too
+                idle.append(None)
+            except MemoryError:
+                pass  # then it is not known to be idle
             work = queue.get()
     queue.put(None)
 

@@ -231,6 +231,50 @@ def test_an_idle_worker_keeps_nothing_alive() -> None:
     pool.shutdown()
 
 
+def test_a_call_that_raises_costs_no_worker() -> None:
+    """Not even when telling of it failed, too; nor does a callback of a future."""
+    pool = DaemonPool(1)
+    pool.start(_exit)
+    again = pool.submit(threading.get_ident)
+    again.add_done_callback(_exit)
+    worker = again.result(10)
+
+    assert pool.submit(threading.get_ident).result(10) == worker
+    pool.shutdown()
+
+
+def test_a_worker_that_cannot_say_that_it_is_idle() -> None:
+    """It waits for work all the same."""
+    pool = DaemonPool(1)
+    pool._idle = _NoMemory()  # type: ignore[assignment]
+    worker = pool.submit(threading.get_ident).result(10)
+
+    assert pool.submit(threading.get_ident).result(10) == worker
+    pool.shutdown()
+
+
+def test_shut_down_while_its_lock_is_held(gate: Gate) -> None:
+    """It does not wait, as in a signal handler it could not; whoever holds it sends all home."""
+    pool = DaemonPool(1)
+    pool.submit(gate)
+    gate.wait_entered()
+
+    class Interrupted(queue.SimpleQueue[Any]):
+        def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+            if item is int:
+                pool.shutdown(wait=False)
+            real.put(item)
+
+    real = pool._work
+    pool._work = Interrupted()
+    pool.start(int)
+    gate.leave.set()
+
+    assert pool.join(10)
+    with pytest.raises(RuntimeError, match="was shut down"):
+        pool.start(int)
+
+
 class Thing:
     """Something that can be referred to weakly."""
 
@@ -258,3 +302,17 @@ class _Telling:
 
     def pop(self) -> None:
         self._tokens.pop()
+
+
+class _NoMemory:
+    """Tokens of idle workers for which there is no memory."""
+
+    def append(self, _: None) -> None:
+        raise MemoryError
+
+    def pop(self) -> None:
+        raise IndexError
+
+
+def _exit(*_: object) -> None:
+    raise SystemExit
