@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -111,6 +111,14 @@ class _Kind:
             self.places[run] = self.elders.push_entry([stamp, entry[1], run])
         return entry
 
+    def sweep(self, keep: Callable[[Entry], bool]) -> set[int]:
+        left = self.queue.sweep(keep)
+        self.elders, self.places = Heap(), {}
+        if self.names or self.is_gated:
+            for _, number, run in self.queue.first(len(self.queue)):
+                self.places[run] = self.elders.push_entry([run.stamp, number, run])
+        return left
+
     def remove(self, entry: Entry) -> None:
         place = self.places.pop(entry[-1], None)
         if place is not None:
@@ -141,11 +149,7 @@ class Admission:
         self._numbers = itertools.count(1).__next__  # of all kinds together: ties in release order
         self._kinds: dict[tuple[Demand | None, bool], _Kind] = {}
         self._many = _FEW  # kinds, at which to sweep
-        self._running = 0
-        self._in_lane = dict.fromkeys(rules.lanes, 0)  # running runs of each lane
-        self._common = slots - sum(rules.lanes.values())  # free ones of the slots for everybody
-        self._used: dict[str, float] = dict.fromkeys(rules.capacity, 0)
-        self._holders = dict.fromkeys(rules.capacity, 0)  # how many runs use it
+        self.recount(slots, ())
         self._closed: tuple[str, ...] = ()  # the readings of closed gates
         self._closed_since = 0.0
 
@@ -183,6 +187,10 @@ class Admission:
         """Take out the run of *entry*, whose task has the priority that it was put in with."""
         if entry[-1] is not None:
             self._kinds[self._what(entry[-1].task)].remove(entry)
+
+    def sweep(self, keep: Callable[[Entry], bool]) -> set[int]:
+        """Throw out the runs that *keep*, told the entry of each, says no to; see `Heap.sweep`."""
+        return {each for kind in self._kinds.values() for each in kind.sweep(keep)}
 
     def first(self, n: int) -> list[Entry]:
         """Return copies of the first *n* entries and leave them in: what is overdue, the rest."""
@@ -237,6 +245,17 @@ class Admission:
             self._holders[name] -= 1
             # Not what is left of sums of floats, once there is nothing left.
             self._used[name] = self._used[name] - amount if self._holders[name] else 0
+
+    def recount(self, slots: int, running: Iterable[Task]) -> None:
+        """Count anew what is in use: of so many slots, by one run of each of *running*."""
+        rules = self._rules
+        self._running = 0
+        self._in_lane = dict.fromkeys(rules.lanes, 0)  # running runs of each lane
+        self._common = slots - sum(rules.lanes.values())  # free ones of the slots for everybody
+        self._used: dict[str, float] = dict.fromkeys(rules.capacity, 0)
+        self._holders = dict.fromkeys(rules.capacity, 0)  # how many runs use it
+        for task in running:
+            self.started(task)
 
     def add_slots(self, more: int) -> None:
         """Have so many common slots more; fewer when negative."""

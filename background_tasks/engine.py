@@ -42,12 +42,12 @@ from background_tasks.heap import Entry
 from background_tasks.plain import to_dict
 from background_tasks.ready import Ready
 from background_tasks.resources import added
-from background_tasks.run import Outcome, Run
+from background_tasks.run import NOBODY, Outcome, Run
 from background_tasks.task import TIMED_OUT, WAS_CANCELLED, WAS_STOPPED, Execution, Status, Task
 from background_tasks.trigger import Arm, Signal, TimedTrigger, Trigger, arms_of, trigger_of
 from background_tasks.usage import tallied
 
-__all__ = ["MAX_CATCH_UP", "Engine", "Pending", "Stats"]
+__all__ = ["MAX_CATCH_UP", "Deadline", "Engine", "Pending", "Stats"]
 
 # Bound once: looking a member up on its class costs ten times as much on Python 3.10.
 _PENDING, _RUNNING, _RETRYING = Status.PENDING, Status.RUNNING, Status.RETRYING
@@ -85,7 +85,6 @@ _GATE_NEWS = {
     "failed": ChangeKind.GATE_FAILED,
     "recovered": ChangeKind.GATE_RECOVERED,
 }
-_FORKED = "the process was forked while it ran: it goes on in the parent"
 _NO_TIME = timedelta(0)
 _LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
 _STEP = timedelta(seconds=1)  # below it a clock is slewed rather than set
@@ -114,6 +113,8 @@ class Stats:
         skipped: Occurrences that made no run of their own: they passed while the task was
             disabled, or a late or waiting run stands for them.
         tasks: Tasks that are registered.
+        internal_errors: Times that the scheduler itself failed in something, for want of memory
+            or by a mistake in it; each is logged and costs one run at worst.
     """
 
     released: int = 0
@@ -130,6 +131,7 @@ class Stats:
     retries: int = 0
     skipped: int = 0
     tasks: int = 0
+    internal_errors: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as values that JSON has."""
@@ -151,7 +153,7 @@ class Pending:
     since: datetime | None = None
 
 
-class _Deadline:
+class Deadline:
     """The end of the time that one attempt of a run was given."""
 
     __slots__ = ("run",)
@@ -162,7 +164,7 @@ class _Deadline:
 
 def _task_of(item: Any) -> Task | None:
     """Return the task that an item of the agenda releases a run of; None for a deadline."""
-    if type(item) is _Deadline:
+    if type(item) is Deadline:
         return None
     task: Task = item.task if type(item) is Run else item._arm_task
     return task
@@ -230,6 +232,7 @@ class Engine:
         self.rung: deque[Arm] = deque()  # arms of EventTriggers with signals; appended to unlocked
         self.changes: deque[Change] = deque()  # to be told; popped from unlocked
         self.level = 0  # changes below it interest nobody and are not noted
+        self.internal_errors = 0  # counted by the scheduler
         self._max = max_running_tasks
         self._stuck_after = stuck_after
         self._replacements = replacements
@@ -244,7 +247,7 @@ class Engine:
         self._inline = 0  # of `running`, those that need no slot
         self._polled: dict[int, Any] = {}  # arms that are asked at each tick, by their id()
         self._to_ask: list[Arm] = []  # custom arms whose time has come
-        self._asked = 0  # arms that a thread is asking
+        self._asked: dict[int, Arm] = {}  # arms that a thread is asking, by their id()
         self._waiting = 0  # runs that are pending, ready or wait for a retry
         self._held = 0  # of these, those of disabled tasks
         self._last_run_id = -1
@@ -281,16 +284,18 @@ class Engine:
 
     def custom_arms(self, tasks: Iterable[Task]) -> list[Arm]:
         """Claim the custom arms of *tasks*: the caller asks them, then calls `rearmed`."""
-        return [
-            self._claimed(arm)
-            for task in tasks
-            for arm in task._arms
-            if arm._arm_is_custom and not arm._arm_is_asked
-        ]
+        return self._claimed(
+            [
+                arm
+                for task in tasks
+                for arm in task._arms
+                if arm._arm_is_custom and not arm._arm_is_asked
+            ]
+        )
 
     def remove(self, task_id: int, now: datetime) -> None:
         """Take a task out. What waits of it is dropped; what runs goes on and is recorded."""
-        task = self.tasks.pop(task_id)
+        task = self.tasks[task_id]
         task._is_removed = True
         if not task._enabled:
             self._held -= task._waiting
@@ -305,7 +310,19 @@ class Engine:
                 arm._arm_signals.close()
             arm._arm_task = None
         task._pending, task._arms = None, ()  # no circle of references is left
+        del self.tasks[task_id]  # last: whoever mends finds what is removed half
         self.note(ChangeKind.TASK_REMOVED, now, task)
+
+    def forget(self, task: Task) -> None:
+        """Undo an `add` that broke off."""
+        if task._id is not None and self.tasks.pop(task._id, None) is not None:
+            for arm in task._arms:
+                self._disarm(arm)
+                self._polled.pop(id(arm), None)
+                if arm._arm_signals is not None:
+                    arm._arm_signals.bind(None)
+                arm._arm_task = None
+        task._id, task._arms = None, ()
 
     def set_enabled(self, task: Task, enabled: bool, now: datetime) -> None:
         """Let the task run, or hold it. Lifts a quarantine."""
@@ -427,14 +444,25 @@ class Engine:
         arms, self._to_ask = self._to_ask, []
         if poll and not self.is_paused:
             arms += [arm for arm in self._polled.values() if arm._arm_task._enabled]
-        return [self._claimed(arm) for arm in arms]
+        return self._claimed(arms)
 
-    def _claimed(self, arm: Arm) -> Arm:
-        self._polled.pop(id(arm), None)
-        self._disarm(arm)
-        arm._arm_is_asked = True
-        self._asked += 1
-        return arm
+    def _claimed(self, arms: list[Arm]) -> list[Arm]:
+        try:
+            for arm in arms:
+                self._asked[id(arm)] = arm
+                arm._arm_is_asked = True
+                self._polled.pop(id(arm), None)
+                self._disarm(arm)
+            return arms
+        except BaseException:
+            self.unclaim(arms)
+            raise
+
+    def unclaim(self, arms: Iterable[Arm]) -> None:
+        """Say that nobody asks *arms* after all; then they are to be mended."""
+        for arm in arms:
+            arm._arm_is_asked = False
+            self._asked.pop(id(arm), None)
 
     def answered(self, arm: Arm, now: datetime) -> int:
         """Release a run of *arm*, which said that it is ready; return how many that were.
@@ -459,7 +487,7 @@ class Engine:
     def rearmed(self, arm: Arm, due: datetime | None, now: datetime) -> None:
         """Give *arm* back after it was asked: to be asked again at *due*, or at every tick."""
         arm._arm_is_asked = False
-        self._asked -= 1
+        self._asked.pop(id(arm), None)
         if arm._arm_task is None:
             return
         if due is None and arm._arm_timed is not None:
@@ -523,7 +551,7 @@ class Engine:
             item.entry = None
             self._queue(item, now)
             return 1
-        if kind is _Deadline:
+        if kind is Deadline:
             self._overdue(item.run, now)
             return 0
         item._arm_entry = None
@@ -827,7 +855,7 @@ class Engine:
             self._admission.started(task)
         if task.timeout is not None:
             self._saw(now)
-            run.deadline = self._agenda.push(now + task.timeout, 0, _Deadline(run))
+            run.deadline = self._agenda.push(now + task.timeout, 0, Deadline(run))
         if self.level <= _QUIET_LEVEL:
             self.note(_STARTED, now, task, run)
 
@@ -872,6 +900,7 @@ class Engine:
 
     def _stop_running(self, run: Run) -> None:
         """Count a run whose function was being called as running no longer."""
+        run.thread = NOBODY
         run.task._running -= 1
         self.running -= 1
         if run.is_inline:
@@ -1003,17 +1032,23 @@ class Engine:
         self._wait(run.task, -1)
         self._end(run, status, now)
 
+    def give_up(self, run: Run, now: datetime) -> None:
+        """End a run between two attempts, for which its caller no longer waits."""
+        if run.execution.status is _RETRYING:
+            self._drop(run, now)
+
     # Cancelling
 
     def cancel(self, task: Task, now: datetime) -> int:
         """End the runs of the task that wait, ask those that run to give up; return how many."""
         self._demote(task)
         waiting = self._waiting_runs(task)
-        task._pending = None
         running = [run for run in self.live.values() if run.task is task]
         for run in waiting:
             self._drop(run, now, _CANCELLED)
-        return len(waiting) + sum(self._ask_to_end(run, WAS_CANCELLED, now) for run in running)
+        task._pending = None
+        # No generator: CPython 3.12.1 and 3.13.0 crash when there is no memory for one.
+        return len(waiting) + sum([self._ask_to_end(run, WAS_CANCELLED, now) for run in running])
 
     def ask_all_to_end(self, now: datetime) -> None:
         """Ask every run whose function is being called to give up."""
@@ -1031,7 +1066,7 @@ class Engine:
         if run.deadline is not None:
             self._agenda.cancel(run.deadline)
         self._saw(now)
-        run.deadline = self._agenda.push(now + self._stuck_after, 0, _Deadline(run))
+        run.deadline = self._agenda.push(now + self._stuck_after, 0, Deadline(run))
         return True
 
     def _overdue(self, run: Run, now: datetime) -> None:
@@ -1069,49 +1104,6 @@ class Engine:
             asked = run.execution.cancel_reason
             reason = f"{asked}, and does not give up; it is at:\n{stack}"
             self.note(ChangeKind.RUN_STUCK, now, run.task, run, reason=reason)
-
-    # A fork
-
-    def forked(self, now: datetime) -> int:
-        """Become what a forked child can go on with; return how many runs it had to give up.
-
-        Only the thread that forked is there. Runs whose function was being called, and those
-        whose retry a caller waited for, are DROPPED; what a thread was asking is asked again.
-        Nothing of it is told: what has happened so far, the parent tells.
-        """
-        self.slots = 0
-        lost = [
-            run for run in self.live.values() if run.is_inline or run.execution.status is _RUNNING
-        ]
-        for run in lost:
-            self._give_up(run, now)
-        self.rung.clear()
-        for arm in [arm for task in self.tasks.values() for arm in task._arms]:
-            self._look_again(arm, now)
-        self._asked = 0  # those of removed tasks included
-        self.newly_stuck.clear()
-        self.changes.clear()
-        return len(lost)
-
-    def _give_up(self, run: Run, now: datetime) -> None:
-        task = run.task
-        run.execution.error = _FORKED
-        if run.execution.status is _RUNNING:
-            self._stop_running(run)
-            self._end(run, _DROPPED, now, _FORKED)
-        else:
-            self._drop(run, now)
-        if task._pending is not None:
-            self._promote(task, now)
-
-    def _look_again(self, arm: Arm, now: datetime) -> None:
-        """See that *arm* is looked at, whatever the thread that was at it had come to."""
-        if arm._arm_is_asked:
-            self.rearmed(arm, None, now)
-        if arm._arm_signals is not None:
-            arm._arm_is_rung = False  # `ring` may have come half way
-            if arm._arm_signals.waiting:
-                self.ring(arm)
 
     # Time
 
@@ -1171,6 +1163,12 @@ class Engine:
 
     # What there is
 
+    def count_missing(self) -> None:
+        """Count as dropped what was released, has not ended and is nowhere: an error lost it."""
+        ended = sum(self._counted.values())
+        missing = self._last_run_id + 1 - ended - self._waiting - self.running
+        self._counted[_DROPPED] += max(0, missing)
+
     def is_idle(self, now: datetime, exempt: int = 0) -> bool:
         """Return True when nothing runs but *exempt* runs, and nothing waits or is overdue.
 
@@ -1209,6 +1207,7 @@ class Engine:
             retries=self._retries,
             skipped=self._skipped,
             tasks=len(self.tasks),
+            internal_errors=self.internal_errors,
         )
 
     def set_gates(

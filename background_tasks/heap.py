@@ -47,9 +47,14 @@ class Heap:
         entry[_ITEM] = None
         self._cancelled += 1
         if self._cancelled > _FEW and self._cancelled * 2 > len(self._heap):
-            self._heap = [kept for kept in self._heap if kept[_ITEM] is not None]
-            heapq.heapify(self._heap)
-            self._cancelled = 0
+            self.sweep()
+
+    def sweep(self, keep: Callable[[Entry], bool] = lambda _: True) -> set[int]:
+        """Throw out what was cancelled, and what *keep* says no to; return the id() of the rest."""
+        kept = [entry for entry in self._heap if entry[_ITEM] is not None and keep(entry)]
+        heapq.heapify(kept)
+        self._heap, self._cancelled = kept, 0
+        return set(map(id, kept))
 
     def pop(self) -> Any:
         """Take out the first item; None when empty."""

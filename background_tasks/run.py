@@ -13,8 +13,9 @@ from background_tasks.resources import Cost
 from background_tasks.task import Execution, Task
 from background_tasks.trigger import Arm
 
-__all__ = ["Outcome", "Run"]
+__all__ = ["NOBODY", "Outcome", "Run"]
 
+NOBODY = -1  # the number of no thread
 _NO_TIME = timedelta(0)
 
 
@@ -72,6 +73,6 @@ class Run:
         self.deadline: Entry | None = None  # in the agenda: its timeout, or when it is stuck
         self.delay = _NO_TIME  # how long it waits for its retry
         self.stamp = 0.0  # when it could first have started, once it is in the ready heap
-        self.thread = 0  # the number of the thread that runs it
+        self.thread = NOBODY  # the number of the thread that runs it, or NOBODY
         self.is_stuck = False  # was asked to give up and goes on
         self.is_inline = False  # runs in the caller of run_task: no slot, no place in a queue

@@ -8,11 +8,14 @@ what is ready, best first, until nothing is; and the callers of its methods.
 from __future__ import annotations
 
 import atexit
+import contextlib
+import itertools
 import math
 import os
 import sys
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -23,13 +26,14 @@ from typing import Any, TypeVar
 
 from background_tasks import checks
 from background_tasks.admission import Rules
-from background_tasks.calls import Around, stack_text
+from background_tasks.calls import Around, stack_text, traceback_text
 from background_tasks.changes import Change, ChangeKind
 from background_tasks.checks import Duration
 from background_tasks.clock import monotonic
 from background_tasks.engine import Engine, Stats
 from background_tasks.errors import (
     AlreadyAddedError,
+    BackgroundTasksError,
     InvalidTypeError,
     InvalidValueError,
     TaskNotFoundError,
@@ -37,6 +41,7 @@ from background_tasks.errors import (
 from background_tasks.gates import Gate, Gates
 from background_tasks.health import Findings, Health, Pulse, health_of
 from background_tasks.logger import log, log_or_print
+from background_tasks.mending import forked, mend
 from background_tasks.outlook import Bound, Upcoming, Waiting, oldest_wait, upcoming, waiting
 from background_tasks.outside import Outside
 from background_tasks.overview import TaskOverview, most_notable, overview, overview_table
@@ -44,7 +49,7 @@ from background_tasks.pool import DaemonPool
 from background_tasks.primitives import REAL, Primitives
 from background_tasks.reporter import Reporter
 from background_tasks.resources import extras_of
-from background_tasks.run import Run
+from background_tasks.run import NOBODY, Outcome, Run
 from background_tasks.runner import Runner
 from background_tasks.status import StatusServer
 from background_tasks.task import (
@@ -78,6 +83,7 @@ _LOOKED_AT = 100  # runs that wait, by `health`
 _FROZEN_PAUSE = 0.05  # seconds; the least wait while the wall clock stands still: 0.4 % CPU
 _FORK_WAIT = 1.0  # seconds; far above any hold of the lock: a guess
 _ABANDONED = "run abandoned at exit: its task did not end in time"
+_INTERNAL = "internal error"
 _STOPPED_BY_FORK = "scheduler stopped in a forked child: start it there if it should run"
 _RUNNING = Status.RUNNING
 _WARNING, _ERROR = 30, 40  # of logging
@@ -99,12 +105,37 @@ class _Ticker:
         self.timer = primitives.event()  # set to end its wait; only under the scheduler's lock
         self.until: datetime | None = None  # what it waits for; None: it does not wait
         self.is_over = False
+        self.polled_at = -math.inf  # this and the next two: its thread only; monotonic
+        self.late = 0.0  # seconds that its last wait took longer than it should
+        self.seen: datetime | None = None  # the wall clock when it last looked around
         self.thread = primitives.thread(target=work, args=(self,), name=name, daemon=True)
 
     def wake(self) -> None:
         """End its wait; the scheduler's lock is held."""
         self.until = None
         self.timer.set()
+
+
+class _Hold:
+    """The lock of a scheduler, held; what breaks off meanwhile is mended before it is let go.
+
+    Written out where 0.3 us matter.
+    """
+
+    __slots__ = ("_scheduler",)
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+
+    def __enter__(self) -> None:
+        scheduler = self._scheduler
+        if not scheduler._lock.acquire(False):
+            scheduler._acquire()
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if error is not None:
+            self._scheduler._break_off(error)
+        self._scheduler._unlock()
 
 
 class Scheduler:
@@ -224,9 +255,12 @@ class Scheduler:
         self._ticker: _Ticker | None = None  # guarded by _lock
         self._pulse = Pulse()  # guarded by _lock
         self._pool: DaemonPool | None = None  # guarded by _lock; None until needed
-        self._waiters: list[Any] = []  # guarded by _lock; events of threads that wait for us
+        self._unmanned: deque[None] = deque()  # claimed slots that the pool does not know yet
+        self._is_torn = False  # guarded by _lock; a change broke off and is not mended
+        self._failures = itertools.count(1).__next__  # no lock, which might be what has failed
+        # Guarded by _lock; events of threads that wait for us -> runs they are inside of.
+        self._waiters: dict[Any, int] = {}
         self._busy: dict[int, int] = {}  # guarded by _lock; thread -> runs it is inside of
-        self._exempt = 0  # guarded by _lock; runs whose thread waits for the others
         _schedulers[id(self)] = self
 
     # The registry
@@ -249,11 +283,8 @@ class Scheduler:
     @property
     def tasks(self) -> dict[int, Task]:
         """The registered tasks by ID: a snapshot, changing it changes nothing."""
-        self._acquire()
-        try:
+        with _Hold(self):
             return self._engine.tasks.copy()
-        finally:
-            self._unlock()
 
     @property
     def running(self) -> dict[int, list[Execution]]:
@@ -262,12 +293,9 @@ class Scheduler:
         One whose ``status`` is RETRYING waits for its next attempt and holds no slot.
         """
         found: dict[int, list[Execution]] = {}
-        self._acquire()
-        try:
+        with _Hold(self):
             for run in self._engine.live.values():
                 found.setdefault(run.execution.task_id, []).append(run.execution.copy())
-        finally:
-            self._unlock()
         return found
 
     def add_task(self, task: Task) -> Task:
@@ -290,20 +318,32 @@ class Scheduler:
         try:
             if task._owner is not None:
                 raise AlreadyAddedError(f"a task can be added once, got {task!r} again")
-            now = self._primitives.utc_now()
+            custom = self._register(task)
+        except BaseException as error:
+            self._break_off(error)
+            raise
+        finally:
+            self._unlock()
+        if custom:
+            self._arm_custom(custom)
+        return task
+
+    def _register(self, task: Task) -> list[Arm]:
+        """Add *task*; return the arms that are to be asked; the lock is held."""
+        try:
             task._owner = self
-            self._engine.add(task, now)
+            self._engine.add(task, self._primitives.utc_now())
             for arm in task._arms:
                 if arm._arm_is_custom or arm._arm_signals is None:
                     continue
                 arm._arm_signals.bind(_Bell(self))
                 if arm._arm_signals.waiting:  # fired before it knew whom to tell
                     self._engine.ring(arm)
-            custom = self._engine.custom_arms([task])
-        finally:
-            self._unlock()
-        self._arm_custom(custom)
-        return task
+            return self._engine.custom_arms([task])
+        except BaseException:
+            self._engine.forget(task)
+            task._owner = None
+            raise
 
     def remove_task(self, task_id: int) -> None:
         """Take a task out: what waits of it is dropped, what runs finishes and is recorded.
@@ -313,15 +353,11 @@ class Scheduler:
         Raises:
             TaskNotFoundError: No task ever had that ID.
         """
-        self._acquire()
-        try:
+        with _Hold(self):
             if self._known(task_id) is not None:
                 self._engine.remove(task_id, self._primitives.utc_now())
             self._wake_waiters()  # its run_task may wait for a retry that will not be
-            claimed = self._claim_while_ticking()  # others may have stepped aside for it
-        finally:
-            self._unlock()
-        self._hand_to_pool(claimed)
+            self._claim_while_ticking()  # others may have stepped aside for it
 
     def get_task(self, task_id: int) -> Task:
         """Return the task with that ID.
@@ -329,11 +365,8 @@ class Scheduler:
         Raises:
             TaskNotFoundError: There is none, or none any more.
         """
-        self._acquire()
-        try:
+        with _Hold(self):
             return self._registered(task_id)
-        finally:
-            self._unlock()
 
     def task(
         self,
@@ -444,22 +477,19 @@ class Scheduler:
         wait = None if timeout is None else checks.seconds("timeout", timeout)
         checks.boolean("cancel", cancel)
         end = None if wait is None else self._primitives.monotonic() + wait
-        self._acquire()
-        try:
+        with _Hold(self):
             ticker, self._ticker = self._ticker, None
             pool, self._pool = self._pool, None
-            if self._state is not _State.STOPPED:
-                self._state = _State.STOPPED
-                self._engine.is_paused = True
-                self._engine.note(ChangeKind.STOPPED, self._primitives.utc_now())
-            if cancel:
-                self._engine.ask_all_to_end(self._primitives.utc_now())
             if ticker is not None:
                 ticker.is_over = True
                 ticker.wake()
+            was_running, self._state = self._state is not _State.STOPPED, _State.STOPPED
+            self._engine.is_paused = True
             self._notify()
-        finally:
-            self._unlock()
+            if was_running:
+                self._engine.note(ChangeKind.STOPPED, self._primitives.utc_now())
+            if cancel:
+                self._engine.ask_all_to_end(self._primitives.utc_now())
         if pool is not None:
             pool.shutdown(wait=False)
         if not self._wait_until(self._nothing_runs, end):
@@ -500,30 +530,44 @@ class Scheduler:
         Raises:
             TaskNotFoundError: There is no task with that ID, or none any more.
         """
-        self._acquire()
+        run: Run | None = None
         try:
-            task = self._registered(task_id)
-            now = self._primitives.utc_now()
-            run = self._engine.take_inline(task, event, now, self._origin())
-            run.thread = self._primitives.get_ident()
-            self._enter_run()
-        finally:
-            self._unlock()
+            with _Hold(self):
+                task = self._registered(task_id)
+                now = self._primitives.utc_now()
+                run = self._engine.take_inline(task, event, now, self._origin())
+                run.thread = self._primitives.get_ident()
+                self._enter_run()
+            self._run_inline(run, task)
+        except BaseException:
+            if run is not None:
+                self._abandon(run)
+            raise
+        return run.execution
+
+    def _run_inline(self, run: Run, task: Task) -> None:
+        """Make one attempt after the other, until the run has ended."""
         while True:
             outcome = self._runner.attempt(run.execution, task)
-            self._acquire()
-            try:
+            with _Hold(self):
                 if run.execution.status is not _RUNNING:  # this is a child that the task forked
-                    return run.execution
+                    return
                 self._leave_run()
                 self._engine.finish(run, outcome)
                 self._notify()
-                claimed = self._claim()
-            finally:
-                self._unlock()
-            self._hand_to_pool(claimed)
+                self._claim()
             if outcome.retry_after is None or not self._retry_inline(run, outcome.retry_after):
-                return run.execution
+                return
+
+    def _abandon(self, run: Run) -> None:
+        """End a run of `run_task` whose caller goes on with an error, such as Ctrl-C."""
+        with _Hold(self):
+            if run.thread == self._primitives.get_ident():
+                self._leave_run()
+                run.thread = NOBODY
+                self._mend()
+            self._engine.give_up(run, self._primitives.utc_now())
+            self._notify()
 
     def release_task(self, task_id: int, event: object = None) -> None:
         """Ask for a run of a task: it is released now and takes its turn as any other run.
@@ -537,10 +581,12 @@ class Scheduler:
         try:
             task = self._registered(task_id)
             self._engine.request(task, event, self._primitives.utc_now(), self._origin())
-            claimed = self._claim_while_ticking()
+            self._claim_while_ticking()
+        except BaseException as error:
+            self._break_off(error)
+            raise
         finally:
             self._unlock()
-        self._hand_to_pool(claimed)
 
     def cancel(self, task_id: int) -> int:
         """Cancel the runs of a task; return how many. The task stays, and its later runs come.
@@ -552,15 +598,11 @@ class Scheduler:
         Raises:
             TaskNotFoundError: There is no task with that ID, or none any more.
         """
-        self._acquire()
-        try:
+        with _Hold(self):
             task = self._registered(task_id)
             cancelled = self._engine.cancel(task, self._primitives.utc_now())
             self._wake_waiters()
-            claimed = self._claim_while_ticking()
-        finally:
-            self._unlock()
-        self._hand_to_pool(claimed)
+            self._claim_while_ticking()
         return cancelled
 
     def running_tasks_count(self) -> int:
@@ -596,12 +638,9 @@ class Scheduler:
         """
         n = min(checks.whole("n", n, least=0), sys.maxsize)
         checks.boolean("first_only", first_only)
-        self._acquire()
-        try:
+        with _Hold(self):
             first = self._engine.first_due(n)
             state = self._state
-        finally:
-            self._unlock()
         return upcoming(first, n, _OBSTACLES[state], first_only=first_only)
 
     def ready(self, n: int = 100) -> list[Waiting]:
@@ -614,15 +653,12 @@ class Scheduler:
             ValueError: *n* is negative.
         """
         n = min(checks.whole("n", n, least=0), sys.maxsize)
-        self._acquire()
-        try:
+        with _Hold(self):
             now = self._primitives.utc_now()
             found = self._engine.waiting(n, now)
             tasks = list(self._engine.tasks.values())
             running = [run.execution for run in self._engine.live.values()]
             state = self._state
-        finally:
-            self._unlock()
         if not found:
             return []  # without a look at every history
         slots = self._max - sum(self._rules.lanes.values())
@@ -640,8 +676,7 @@ class Scheduler:
         n = min(checks.whole("n", n, least=0), sys.maxsize)
         chosen = most_notable(self.tasks.values(), n)
         found = []
-        self._acquire()
-        try:
+        with _Hold(self):
             live: dict[int, list[Run]] = {}
             for run in self._engine.live.values():
                 live.setdefault(run.execution.task_id, []).append(run)
@@ -651,8 +686,6 @@ class Scheduler:
                 next_at = self._engine.next_of(task, retrying)
                 copies = [run.execution.copy() for run in runs]
                 found.append((task, list(task._history or ()), copies, next_at))
-        finally:
-            self._unlock()
         return [overview(*each) for each in found]
 
     def table(self, n: int = 100) -> str:
@@ -677,16 +710,13 @@ class Scheduler:
         task, while runs wait at the history of each, so ask every few seconds, not for each run.
         """
         waiting = self.ready(_LOOKED_AT)
-        self._acquire()
-        try:
+        with _Hold(self):
             now, at = self._primitives.utc_now(), self._primitives.monotonic()
             tasks = list(self._engine.tasks.values())
             live = list(self._engine.live.values())
             obstacle, ticker = _OBSTACLES[self._state], self._ticker
             executor = self._engine.obstacle
             last_tick, age, lags = self._pulse.last_tick, self._pulse.age(at), self._pulse.lags(at)
-        finally:
-            self._unlock()
         if ticker is not None and ticker.thread.ident is not None and not ticker.thread.is_alive():
             obstacle = "its thread has died"
         findings = Findings(
@@ -705,11 +735,8 @@ class Scheduler:
 
     def stats(self) -> Stats:
         """Return the counters: removed tasks stay in the sums."""
-        self._acquire()
-        try:
+        with _Hold(self):
             return self._engine.stats()
-        finally:
-            self._unlock()
 
     def serve_status(self, path: str | os.PathLike[str]) -> StatusServer:
         """Tell other processes of this user what there is to see, through a Unix socket at *path*.
@@ -760,8 +787,7 @@ class Scheduler:
 
     def change_task(self, task: Task, field: str, value: Any) -> None:
         """Set ``enabled`` or ``priority`` of a task; `Task` calls this."""
-        self._acquire()
-        try:
+        with _Hold(self):
             now = self._primitives.utc_now()
             if task._is_removed:
                 setattr(task, f"_{field}", value)
@@ -769,19 +795,13 @@ class Scheduler:
                 self._engine.set_enabled(task, value, now)
             else:
                 self._engine.set_priority(task, value)
-            claimed = self._claim_while_ticking()
+            self._claim_while_ticking()
             self._notify()
-        finally:
-            self._unlock()
-        self._hand_to_pool(claimed)
 
     def history_of(self, task: Task) -> tuple[list[Execution], Tally]:
         """Return the ended executions of a task and what others cost before; `Task` calls this."""
-        self._acquire()
-        try:
+        with _Hold(self):
             return list(task._history or ()), task._tally
-        finally:
-            self._unlock()
 
     # The lock
 
@@ -797,12 +817,16 @@ class Scheduler:
     def _unlock(self) -> None:
         """Let the lock go, then do what must not be done under it."""
         engine, ticker = self._engine, self._ticker
-        until = None if ticker is None else ticker.until  # read once: its thread sets it to None
-        if ticker is not None and until is not None:  # it waits
-            due = engine.next_due()
-            if due is not None and due < until:
-                ticker.wake()
-        self._lock.release()
+        try:
+            until = None if ticker is None else ticker.until  # once: its thread sets it to None
+            if ticker is not None and until is not None:  # it waits
+                due = engine.next_due()
+                if due is not None and due < until:
+                    ticker.wake()
+        finally:
+            self._lock.release()
+        if self._unmanned:
+            self._man()
         if engine.rung:
             self._attend()
         if engine.changes:
@@ -816,29 +840,43 @@ class Scheduler:
         either the other had not let go when this one came, or this one gets the lock.
         """
         engine = self._engine
-        while engine.rung and self._state is _State.RUNNING:
-            if not self._lock.acquire(blocking=False):
-                return
-            try:
-                engine.release_signals(self._primitives.utc_now(), _BATCH)
-                claimed = engine.claim_slots()
-                pool, ticker = self._pool, self._ticker
-                handed = 0
-                while handed < claimed and pool is not None and pool.hand_over(self._slot):
-                    handed += 1
-                for _ in range(claimed - handed):
-                    engine.give_back_slot()
-                if handed < claimed and ticker is not None:
-                    # A thread must be started, which is not for a signal handler.
-                    ticker.wake()
-            finally:
-                self._lock.release()
+        try:
+            while engine.rung and self._state is _State.RUNNING:
+                if not self._lock.acquire(blocking=False):
+                    return
+                try:
+                    self._dispatch_signals()
+                except BaseException:
+                    self._mend()
+                    raise
+                finally:
+                    self._lock.release()
+        except BaseException as error:
+            self._report(error)
+
+    def _dispatch_signals(self) -> None:
+        """Release signals and hand them to idle threads; the lock is held."""
+        engine, pool, ticker = self._engine, self._pool, self._ticker
+        engine.release_signals(self._primitives.utc_now(), _BATCH)
+        slots = engine.slots
+        try:
+            if engine.claim_slots() and pool is not None:
+                while slots < engine.slots and pool.hand_over(self._slot):
+                    slots += 1
+            if slots < engine.slots and ticker is not None:
+                ticker.wake()  # a thread must be started, which is not for a signal handler
+        finally:
+            engine.slots = slots  # those that were not handed over are given back
 
     def _tell(self) -> None:
-        if self._reporter.tell() and self._waiters:  # some wait for listeners to have been told
-            self._acquire()
-            self._notify()
-            self._unlock()
+        try:
+            told = self._reporter.tell()
+        except BaseException as error:
+            self._report(error)
+            told = True
+        if told and self._waiters:  # some wait for listeners to have been told
+            with _Hold(self):
+                self._notify()
 
     def _notify(self) -> None:
         """Let the threads that wait look again, unless tasks run; the lock is held.
@@ -846,7 +884,7 @@ class Scheduler:
         Called after each change that can end a wait, but not by those that wait: they would
         wake themselves for ever.
         """
-        if self._engine.running <= self._exempt:
+        if self._waiters and self._engine.running <= self._exempt:
             self._wake_waiters()
 
     def _wake_waiters(self) -> None:
@@ -854,11 +892,47 @@ class Scheduler:
             waiter.set()
 
     def _refresh_level(self) -> None:
-        self._acquire()
-        self._engine.level = self._reporter.level
-        self._unlock()
+        with _Hold(self):
+            self._engine.level = self._reporter.level
+
+    # What breaks off
+
+    def _break_off(self, error: BaseException) -> None:
+        """Mend what *error* broke off; the lock is held."""
+        # One of ours refuses what was asked for, before anything was changed.
+        if not isinstance(error, BackgroundTasksError):
+            self._mend()
+
+    def _mend(self) -> None:
+        """Make the books add up, a change of which broke off; the lock is held.
+
+        Where not even that can be done, for want of memory say, the next tick does it.
+        """
+        self._is_torn = True
+        with contextlib.suppress(BaseException):
+            mend(self._engine, self._primitives.utc_now())
+            self._is_torn = False
+
+    def _report(self, error: BaseException) -> None:
+        """Say that the scheduler itself has failed in something; no lock is held.
+
+        Ctrl-C, which Python raises in the main thread wherever that is, goes on to the caller.
+        """
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and isinstance(error, KeyboardInterrupt):
+            raise error
+        try:
+            self._engine.internal_errors = self._failures()
+            log(_ERROR, _INTERNAL, _error_fields(error))
+        except BaseException:  # no memory to say it
+            return
 
     # Waiting
+
+    @property
+    def _exempt(self) -> int:
+        """How many runs' threads wait for the others; the lock is held."""
+        return sum(self._waiters.values())
 
     def _wait_until(self, condition: Callable[[int], bool], end: float | None) -> bool:
         """Wait until *condition*, asked with the lock held, is true; False at monotonic *end*.
@@ -868,30 +942,26 @@ class Scheduler:
         tasks that stop the scheduler would wait for each other otherwise, and so would a listener
         and a task, which waits for it to have been told.
         """
-        monotonic = self._primitives.monotonic
         waiter = self._primitives.event()
-        self._acquire()
-        own = self._own_runs()
-        self._exempt += own
-        self._notify()  # another run that waits for the others no longer waits for this one
-        self._waiters.append(waiter)
         try:
-            while not condition(self._exempt if own or self._reporter.is_mine else 0):
-                left = None if end is None else end - monotonic()
-                if left is not None and left <= 0:
+            with _Hold(self):
+                own = self._own_runs()
+                self._waiters[waiter] = own
+                self._notify()  # another run that waits for the others does so no longer for this
+            while True:
+                with _Hold(self):
+                    waiter.clear()
+                    if condition(self._exempt if own or self._reporter.is_mine else 0):
+                        return True
+                left = self._tick.total_seconds()
+                if end is not None:
+                    left = min(left, end - self._primitives.monotonic())
+                if left <= 0:
                     return False
-                waiter.clear()
-                self._unlock()
-                tick = self._tick.total_seconds()
-                try:
-                    waiter.wait(tick if left is None else min(left, tick))
-                finally:  # Ctrl-C included: the lock is held again before anything else
-                    self._acquire()
-            return True
+                waiter.wait(left)
         finally:
-            self._waiters.remove(waiter)
-            self._exempt -= own
-            self._unlock()
+            with _Hold(self):
+                self._waiters.pop(waiter, None)
 
     def _nothing_runs(self, exempt: int) -> bool:
         return self._engine.running <= exempt
@@ -930,22 +1000,19 @@ class Scheduler:
 
     def _leave_run(self) -> None:
         me = self._primitives.get_ident()
-        self._busy[me] -= 1
-        if not self._busy[me]:
-            del self._busy[me]
+        left = self._busy.pop(me, 0) - 1
+        if left > 0:
+            self._busy[me] = left
 
     def _retry_inline(self, run: Run, delay: float) -> bool:
         """Wait *delay* seconds and start the next attempt; False when the task was removed."""
         end = self._primitives.monotonic() + delay
         self._wait_until(lambda _: run.execution.status.has_ended, end)
-        self._acquire()
-        try:
+        with _Hold(self):
             if not self._engine.retry_inline(run, self._primitives.utc_now()):
                 return False
             self._enter_run()
             return True
-        finally:
-            self._unlock()
 
     def _origin(self) -> Context | None:
         """Return the caller's context, if there is anybody to use it."""
@@ -973,81 +1040,84 @@ class Scheduler:
 
     def _begin(self, *, arm: bool) -> None:
         ticker = _Ticker(self._primitives, self._tick_on, "background_tasks")
-        custom: list[Arm] = []
-        self._acquire()
+        before = self._state
         try:
-            before = self._state
-            if before is _State.RUNNING:
-                return
-            self._state = _State.RUNNING
-            self._ticker = ticker
-            self._pulse = Pulse()
-            self._engine.is_paused = False
-            self._engine.let_go()
-            if self._outside is not None:
-                self._outside.retry()
-            self._engine.level = self._reporter.level
-            now = self._primitives.utc_now()
-            if arm:
-                self._engine.arm_all(now)
-                custom = self._engine.custom_arms(self._engine.tasks.values())
-            self._engine.note(ChangeKind.STARTED, now)
-        finally:
-            self._unlock()
-        self._arm_custom(custom)
-        try:
+            with _Hold(self):
+                before = self._state
+                if before is _State.RUNNING:
+                    return
+                custom = self._set_out(ticker, arm=arm)
+            self._arm_custom(custom)
             ticker.thread.start()
-        except RuntimeError:  # can't start new thread
+        except BaseException:  # can't start new thread, for one
             self._undo_begin(ticker, before)
             raise
 
+    def _set_out(self, ticker: _Ticker, *, arm: bool) -> list[Arm]:
+        """Be running, with a thread to be started; return the arms to be asked first."""
+        self._state = _State.RUNNING
+        self._ticker = ticker
+        self._pulse = Pulse()
+        self._engine.is_paused = False
+        self._engine.let_go()
+        if self._outside is not None:
+            self._outside.retry()
+        self._engine.level = self._reporter.level
+        now = self._primitives.utc_now()
+        if arm:
+            self._engine.arm_all(now)
+        self._engine.note(ChangeKind.STARTED, now)
+        return self._engine.custom_arms(self._engine.tasks.values()) if arm else []
+
     def _undo_begin(self, ticker: _Ticker, before: _State) -> None:
-        self._acquire()
-        try:
+        with _Hold(self):
+            ticker.is_over = True
+            ticker.wake()
             if self._ticker is ticker:
                 self._ticker = None
                 self._state = before
                 self._engine.is_paused = before is _State.STOPPED
-        finally:
-            self._unlock()
 
     # The scheduler thread
 
     def _tick_on(self, ticker: _Ticker) -> None:
-        """Tick until *ticker* is over: what the scheduler thread does."""
-        monotonic, tick = self._primitives.monotonic, self._tick.total_seconds()
-        polled_at = -math.inf
-        late = 0.0
-        seen: datetime | None = None
+        """Tick until *ticker* is over: what the scheduler thread does, whatever breaks off."""
         while not ticker.is_over:
-            ticker.timer.clear()  # before the look around, so that no later call is lost
-            at = monotonic()
-            poll = at - polled_at >= tick
-            if poll:
-                polled_at = at
-            self._tick_once(poll=poll)
-            began, at = at, monotonic()
-            lag = max(late, at - began)
-            sample = self._gates.wait(at)
-            to_poll = polled_at + tick - at
-            if sample is not None:  # the least, since another thread may be at one that is due
-                to_poll = min(to_poll, max(sample, _FROZEN_PAUSE))
-            wait, now = self._plan_wait(ticker, to_poll, lag)
-            if now == seen:
-                wait = max(wait, min(_FROZEN_PAUSE, tick))
-            seen = now
-            at = monotonic()
-            was_called = ticker.timer.wait(wait)
-            ticker.until = None  # from here on it looks by itself
-            late = 0.0 if was_called else monotonic() - at - wait
+            try:
+                self._turn(ticker)
+            except BaseException as error:  # noqa: PERF203 - a turn is all there is in it
+                self._report(error)
+                ticker.timer.wait(self._tick.total_seconds())  # not to spin
+
+    def _turn(self, ticker: _Ticker) -> None:
+        """Look around, and wait until that is worth while again."""
+        monotonic, tick = self._primitives.monotonic, self._tick.total_seconds()
+        ticker.timer.clear()  # before the look around, so that no later call is lost
+        began = monotonic()
+        poll = began - ticker.polled_at >= tick
+        if poll:
+            ticker.polled_at = began
+        self._tick_once(poll=poll)
+        at = monotonic()
+        sample = self._gates.wait(at)
+        to_poll = ticker.polled_at + tick - at
+        if sample is not None:  # the least, since another thread may be at one that is due
+            to_poll = min(to_poll, max(sample, _FROZEN_PAUSE))
+        wait, now = self._plan_wait(ticker, to_poll, max(ticker.late, at - began))
+        if now == ticker.seen:
+            wait = max(wait, min(_FROZEN_PAUSE, tick))
+        ticker.seen = now
+        at = monotonic()
+        was_called = ticker.timer.wait(wait)
+        ticker.until = None  # from here on it looks by itself
+        ticker.late = 0.0 if was_called else monotonic() - at - wait
 
     def _plan_wait(self, ticker: _Ticker, to_poll: float, lag: float) -> tuple[float, datetime]:
         """Return how long to wait, at most *to_poll* seconds, and the time that was assumed.
 
         *lag* is how late this look around was.
         """
-        self._acquire()
-        try:
+        with _Hold(self):
             now = self._primitives.utc_now()
             if self._ticker is ticker:
                 self._pulse.beat(now, self._primitives.monotonic(), lag)
@@ -1060,8 +1130,6 @@ class Scheduler:
                 ticker.until = due
                 wait = max(0.0, (due - now).total_seconds())
             return wait, now
-        finally:
-            self._unlock()
 
     def _tick_once(self, *, poll: bool) -> int:
         """Release and dispatch what is due; return how many runs were released."""
@@ -1070,24 +1138,22 @@ class Scheduler:
         released = 0
         batch = self._max  # at first as few as there are slots to start with them
         while True:
-            self._acquire()
-            try:
+            with _Hold(self):
                 engine = self._engine
+                if self._is_torn:
+                    self._mend()
                 engine.level = self._reporter.level
                 now = self._primitives.utc_now()
                 if self._ticker is not None:
                     engine.compare_clocks(now, self._primitives.monotonic())
                 released += engine.release(now, batch)
                 batch = _BATCH
-                arms = engine.to_ask(poll=poll)
-                poll = False
                 stuck, engine.newly_stuck = engine.newly_stuck, []
-                claimed = self._claim()
+                self._claim()
                 more = engine.has_due(now)
                 self._notify()  # what was overdue may have passed without a run
-            finally:
-                self._unlock()
-            self._hand_to_pool(claimed)
+                arms = engine.to_ask(poll=poll)
+            poll = False
             if stuck:
                 self._report_stuck(stuck)
             if more:
@@ -1095,7 +1161,8 @@ class Scheduler:
                 # slot the first run of 10,000 started 50 ms late.
                 self._primitives.pause(0)
             if arms:
-                released += self._ask(arms)
+                with _Asking(self, arms):
+                    released += self._ask(arms)
             elif not more:
                 return released
 
@@ -1109,11 +1176,8 @@ class Scheduler:
             if not self._gates.due(at):  # another thread has just been at it
                 return
             news = self._gates.sample(at, self._primitives.utc_now())
-            self._acquire()
-            try:
+            with _Hold(self):
                 self._engine.set_gates(news, self._gates.closed(), self._primitives.utc_now())
-            finally:
-                self._unlock()
         finally:
             sampling.release()
 
@@ -1121,12 +1185,9 @@ class Scheduler:
         """Tell that runs are stuck, with where their threads are; reads source files for that."""
         frames = sys._current_frames()
         stacks = [(run, stack_text(frames.get(run.thread))) for run in stuck]
-        self._acquire()
-        try:
+        with _Hold(self):
             for run, stack in stacks:
                 self._engine.note_stuck(run, stack, self._primitives.utc_now())
-        finally:
-            self._unlock()
 
     def _renew_executor(self) -> None:
         """Have another executor made in place of a broken one, if that is due."""
@@ -1135,25 +1196,18 @@ class Scheduler:
         trouble = self._outside.renew()
         if trouble is None:
             return
-        self._acquire()
-        try:
+        with _Hold(self):
             self._engine.renewed(trouble, self._primitives.utc_now())
-        finally:
-            self._unlock()
 
     # Triggers of the user's, asked with no lock held
 
     def _ask(self, arms: list[Arm]) -> int:
         """Ask each arm whether it is ready; release and dispatch those that are."""
         ready = [arm for arm in arms if self._is_ready(arm)]
-        self._acquire()
-        try:
+        with _Hold(self):
             now = self._primitives.utc_now()
-            released = sum(self._engine.answered(arm, now) for arm in ready)
-            claimed = self._claim()
-        finally:
-            self._unlock()
-        self._hand_to_pool(claimed)
+            released = sum([self._engine.answered(arm, now) for arm in ready])
+            self._claim()
         asked = {id(arm) for arm in ready}
         self._return([(arm, self._next_of(arm, reset=id(arm) in asked)) for arm in arms])
         return released
@@ -1168,29 +1222,27 @@ class Scheduler:
             self._quarantine(arm, error)
             return False
 
-    def _arm_custom(self, arms: Iterable[Arm]) -> None:
+    def _arm_custom(self, arms: list[Arm]) -> None:
         """Reset the triggers of *arms*, which were just armed, and ask when each is due."""
         # One of our timed kinds may be due already; any other that says so would be asked again
         # and again.
-        self._return(
-            [
-                (arm, self._next_of(arm, reset=True, may_be_due=arm._arm_timed is not None))
-                for arm in arms
-            ]
-        )
+        with _Asking(self, arms):
+            self._return(
+                [
+                    (arm, self._next_of(arm, reset=True, may_be_due=arm._arm_timed is not None))
+                    for arm in arms
+                ]
+            )
 
     def _return(self, answers: list[tuple[Arm, datetime | None]]) -> None:
         """Give arms back to the engine, each with when it is to be asked next."""
         if not answers:
             return
-        self._acquire()
-        try:
+        with _Hold(self):
             now = self._primitives.utc_now()
             for arm, due in answers:
                 self._engine.rearmed(arm, due, now)
             self._notify()
-        finally:
-            self._unlock()
 
     def _next_of(self, arm: Arm, *, reset: bool, may_be_due: bool = False) -> datetime | None:
         """Return when *arm* is to be asked next, after a reset or not; None is at every tick."""
@@ -1227,63 +1279,76 @@ class Scheduler:
     def _tell_slow(self, arm: Arm, took: float) -> None:
         at = self._primitives.monotonic()
         reason = f"its trigger {type(trigger_of(arm)).__name__} took {took:.3f} seconds to answer"
-        self._acquire()
-        try:
+        with _Hold(self):
             task: Task | None = arm._arm_task
             if task is not None and at - self._slow_told.get(task, -math.inf) >= _MINUTE:
                 self._slow_told[task] = at
                 now = self._primitives.utc_now()
                 self._engine.note(ChangeKind.TRIGGER_SLOW, now, task, reason=reason)
-        finally:
-            self._unlock()
 
     def _quarantine(self, arm: Arm, error: BaseException) -> None:
         name = type(trigger_of(arm)).__name__
         text = checks.redacted(self._redact, checks.error_text(error))
         reason = f"its trigger {name} raised {text}"
-        self._acquire()
-        try:
+        with _Hold(self):
             if arm._arm_task is not None:  # it was not removed meanwhile
                 self._engine.quarantine(arm._arm_task, reason, self._primitives.utc_now())
-        finally:
-            self._unlock()
 
     # Slots
 
-    def _claim(self) -> int:
-        """Claim slots for what is ready; the lock is held. The caller then hands them over."""
-        claimed = self._engine.claim_slots()
-        if claimed and self._pool is None:
-            most = self._max + self._replacements
-            self._pool = DaemonPool(most, "background_tasks-slot", self._primitives)
-        return claimed
+    def _claim(self) -> None:
+        """Claim slots for what is ready; the lock is held. `_unlock` has the pool run them."""
+        engine = self._engine
+        slots = engine.slots
+        try:
+            if engine.claim_slots() and self._pool is None:
+                most = self._max + self._replacements
+                self._pool = DaemonPool(most, "background_tasks-slot", self._primitives)
+            while slots < engine.slots:
+                self._unmanned.append(None)
+                slots += 1
+        except BaseException:
+            engine.slots = slots
+            raise
 
-    def _claim_while_ticking(self) -> int:
+    def _claim_while_ticking(self) -> None:
         """As `_claim`; none before the start, when only `run_tasks` dispatches."""
-        return self._claim() if self._state is _State.RUNNING else 0
+        if self._state is _State.RUNNING:
+            self._claim()
 
-    def _hand_to_pool(self, claimed: int) -> None:
-        """Have the pool run *claimed* slots; those for which it has no thread are given back."""
-        if not claimed:
-            return
-        for left in range(claimed, 0, -1):
+    def _man(self) -> None:
+        """Have the pool run slots that were claimed; for which it has no thread it gives back."""
+        while self._unmanned:
             pool = self._pool
+            try:
+                self._unmanned.pop()
+            except IndexError:  # another thread has taken it
+                return
             try:
                 if pool is None:
                     raise RuntimeError("the pool is gone: the scheduler was stopped")
                 pool.start(self._slot)
             except RuntimeError:
-                self._give_back(left, pool)
+                self._give_back(pool)
+                return
+            except BaseException as error:
+                self._give_back(pool)
+                self._report(error)
                 return
 
-    def _give_back(self, slots: int, pool: DaemonPool | None) -> None:
-        """Return slots that *pool* did not take; another one, after a resume, is tried at once."""
-        self._acquire()
-        for _ in range(slots):
+    def _give_back(self, pool: DaemonPool | None) -> None:
+        """Return a slot that *pool* did not take, and those that wait for it.
+
+        Another pool, after a resume, is tried at once; one that has no thread to give at the next
+        tick.
+        """
+        with _Hold(self):
             self._engine.give_back_slot()
-        if self._ticker is not None and (pool is None or pool is not self._pool):
-            self._ticker.wake()  # one that has no thread to give is tried at the next tick
-        self._unlock()
+            while self._unmanned:
+                self._unmanned.pop()
+                self._engine.give_back_slot()
+            if self._ticker is not None and (pool is None or pool is not self._pool):
+                self._ticker.wake()
 
     def _next_run(self) -> Run | None:
         """Take the best ready run; the lock is held.
@@ -1299,30 +1364,52 @@ class Scheduler:
     def _slot(self) -> None:
         """Run what is ready, best first, until nothing is: what a thread of the pool does."""
         run: Run | None = None
-        outcome = None
-        me = self._primitives.get_ident()
-        self._acquire()
-        self._enter_run()
-        while True:
-            try:
-                if run is not None and outcome is not None:
-                    if run.execution.status is not _RUNNING:
+        outcome: Outcome | None = None
+        has_slot = True
+        try:
+            me = self._primitives.get_ident()
+            while True:
+                self._acquire()
+                try:
+                    if run is None or outcome is None:
+                        self._enter_run()
+                    elif run.execution.status is _RUNNING:
+                        self._engine.finish(run, outcome)
+                    else:
                         return  # this is a child that the task forked: the pool is gone, too
-                    self._engine.finish(run, outcome)
-                run = self._next_run()
-                if run is None:
-                    self._engine.give_back_slot()
-                    self._leave_run()
-                    self._notify()
-                    return
-                run.thread = me
-                claimed = self._claim()
-            finally:
-                self._unlock()
-            if claimed:
-                self._hand_to_pool(claimed)
-            outcome = self._runner.attempt(run.execution, run.task)
-            self._acquire()
+                    run = self._next_run()
+                    if run is None:
+                        self._leave_run()
+                        self._notify()
+                        has_slot = False
+                        self._engine.slots -= 1  # no call, which might fail: it is given back once
+                        return
+                    run.thread = me
+                    self._claim()
+                except BaseException:
+                    self._lose(run)
+                    raise
+                finally:
+                    self._unlock()
+                outcome = self._runner.attempt(run.execution, run.task)
+        except BaseException as error:
+            if has_slot:
+                self._leave_slot(run)
+            self._report(error)
+
+    def _lose(self, run: Run | None) -> None:
+        """Mend what broke off, and *run* with it if this thread has it; the lock is held."""
+        if run is not None and run.thread == self._primitives.get_ident():
+            run.thread = NOBODY
+        self._mend()
+
+    def _leave_slot(self, run: Run | None) -> None:
+        """Go home with an error."""
+        with _Hold(self):
+            self._engine.give_back_slot()
+            self._leave_run()
+            self._lose(run)
+            self._notify()
 
     # A fork
 
@@ -1352,16 +1439,36 @@ class Scheduler:
         if self._ticker is not None:
             self._ticker.is_over = True  # it may be the thread that forked: a trigger did
         self._ticker = self._pool = None
-        self._waiters, self._busy, self._exempt = [], {}, 0
+        self._waiters, self._busy = {}, {}
+        self._unmanned.clear()
         if was_running:
             self._state = _State.STOPPED
             self._engine.is_paused = True
-        dropped = self._engine.forked(self._primitives.utc_now())
+        dropped = forked(self._engine, self._primitives.utc_now())
         if pool is not None:
             pool.forked()
         if was_running:
             fields = {"event.name": "background_tasks.forked", "background_tasks.dropped": dropped}
             log(_WARNING, _STOPPED_BY_FORK, fields)
+
+
+class _Asking:
+    """Arms that were claimed to be asked, which an error gives back."""
+
+    __slots__ = ("_arms", "_scheduler")
+
+    def __init__(self, scheduler: Scheduler, arms: list[Arm]) -> None:
+        self._scheduler = scheduler
+        self._arms = arms
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if error is not None:
+            with _Hold(self._scheduler):
+                self._scheduler._engine.unclaim(self._arms)
+                self._scheduler._mend()
 
 
 class _Bell:
@@ -1437,6 +1544,16 @@ def _stop_all() -> None:
             for execution in executions:
                 if execution.status is _RUNNING:
                     log_or_print(_ERROR, _ABANDONED, _abandoned_fields(execution))
+
+
+def _error_fields(error: BaseException) -> dict[str, object]:
+    kind, _, message = checks.error_text(error).partition(": ")
+    return {
+        "event.name": "background_tasks.internal_error",
+        "exception.type": kind,
+        "exception.message": message,
+        "exception.stacktrace": traceback_text(error),
+    }
 
 
 def _abandoned_fields(execution: Execution) -> dict[str, object]:

@@ -647,8 +647,8 @@ class EventTrigger(Trigger):
         self._arm_run = None
         self._arm_is_asked = self._arm_is_rung = False
 
-    def bind(self, owner: SignalOwner) -> None:
-        """Tell *owner* of each signal from now on."""
+    def bind(self, owner: SignalOwner | None) -> None:
+        """Tell *owner* of each signal from now on; None is nobody."""
         self._owner = owner
 
     def close(self) -> None:
@@ -678,6 +678,19 @@ class EventTrigger(Trigger):
         """Let one more signal wait: the run of an earlier one has started."""
         if self._permits is not None:
             self._permits.append(None)
+
+    def mend_permits(self, under_way: int) -> None:
+        """Have as many permits as there should be; the runs of so many signals have not started.
+
+        One more at most: others may be in the hands of a `fire` that is half way.
+        """
+        if self._permits is None:
+            return
+        missing = self.maxsize - under_way - len(self._signals) - len(self._permits)
+        if missing > 0:
+            self._permits.append(None)
+        for _ in range(min(-missing, len(self._permits))):
+            self._permits.pop()
 
     def collect(self, now: datetime) -> bool:
         """Take over what waits in the queue the user gave, as far as ``maxsize`` allows.

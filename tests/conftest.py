@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 
 from background_tasks import Change, ChangeKind, Scheduler, Task, Trigger
+from background_tasks.checks import error_text
 
 settings.register_profile("suite", derandomize=True, deadline=None, max_examples=100)
 settings.load_profile("suite")
@@ -24,6 +25,21 @@ def no_thread_outlives_its_test() -> Iterator[None]:
             continue  # Dask keeps it as long as the process lives
         thread.join(5)
         assert not thread.is_alive(), f"{thread.name} outlived its test"
+
+
+@pytest.fixture(autouse=True)
+def internal_errors(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Fail a test in which a scheduler itself failed, unless it takes that out of the list."""
+    reported: list[str] = []
+    report = Scheduler._report
+
+    def note(self: Scheduler, error: BaseException) -> None:
+        report(self, error)
+        reported.append(error_text(error))
+
+    monkeypatch.setattr(Scheduler, "_report", note)
+    yield reported
+    assert reported == []
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ import pytest
 
 from background_tasks.admission import Rules
 from background_tasks.engine import Engine
+from background_tasks.mending import mend
 from background_tasks.resources import NO_COST
 from background_tasks.run import Outcome, Run
 from background_tasks.task import Status, Task
@@ -341,7 +342,7 @@ class _System:
         """Let one thing happen, then claim slots as the scheduler does."""
         deeds = [self.ask, self.ask, self.go, self.arrive, self.arrive, self.finish, self.finish]
         rare = [self.prioritise, self.enable, self.turn_gate, self.renew, self.run_inline]
-        self.draw.choice([*deeds, *deeds, *rare])()
+        self.draw.choice([*deeds, *deeds, *rare, self.mend])()
         self.coming += self.engine.claim_slots()
         self.check()
 
@@ -444,6 +445,12 @@ class _System:
             del self.oracle.tasks[kept.task.id]
             self.retrying = [each for each in self.retrying if each[-1].task is not kept.task]
         self.add()
+
+    def mend(self) -> None:
+        """Make the books add up, which they do already."""
+        for run in self.runs + self.inline:
+            run.thread = 1
+        assert mend(self.engine, at(self.oracle.now)) == 0
 
     def run_inline(self) -> None:
         """Let a caller of run_task begin or end a run."""

@@ -17,6 +17,7 @@ from background_tasks import engine as engine_module
 from background_tasks.admission import Rules
 from background_tasks.changes import Change, ChangeKind
 from background_tasks.engine import Engine
+from background_tasks.mending import forked
 from background_tasks.resources import NO_COST, Resources
 from background_tasks.run import Outcome, Run
 from background_tasks.task import Status, Task
@@ -1874,7 +1875,7 @@ def test_a_fork_leaves_signals_in_their_channel(signals: int) -> None:
     (arm,) = task._arms
     arm._arm_is_rung = True  # and not in `rung` yet: the other thread was about to put it there
 
-    engine.forked(_at(0))
+    forked(engine, _at(0))
 
     assert len(engine.rung) == bool(signals)
     assert engine.release(_at(1), MANY) == signals

@@ -37,8 +37,9 @@ from hypothesis.stateful import (
 from background_tasks import engine as engine_module
 from background_tasks.admission import Rules
 from background_tasks.changes import Change, ChangeKind
-from background_tasks.engine import Engine, _Deadline, _may_run
+from background_tasks.engine import Deadline, Engine, _may_run
 from background_tasks.gates import GateReading
+from background_tasks.mending import forked, mend
 from background_tasks.run import Outcome, Run
 from background_tasks.task import WAS_STOPPED, Execution, Status, Task
 from background_tasks.trigger import (
@@ -579,7 +580,7 @@ class EngineModel(RuleBasedStateMachine):
         """Become a process with no slots, callers or askers any more."""
         left = [run for run in self.inline_waiting if not run.execution.status.has_ended]
         lost = [*self.in_slots, *self.inline, *left]
-        assert self.engine.forked(self.now) == len(lost)
+        assert forked(self.engine, self.now) == len(lost)
         assert not self.engine.changes
         self.idle_slots = 0
         self.in_slots, self.inline, self.inline_waiting = [], [], []
@@ -1169,6 +1170,20 @@ class EngineModel(RuleBasedStateMachine):
             self._begun(run)
         self._hear()
 
+    # Mending
+
+    @rule()
+    def mend(self) -> None:
+        """Make the books add up, which they do already: nothing changes."""
+        for run in self.in_slots + self.inline:
+            run.thread = 1
+        before = self.engine.stats()
+
+        assert mend(self.engine, self.now) == 0
+
+        assert self.engine.stats() == before
+        assert not self.engine.changes
+
     # What the engine told
 
     def _hear(
@@ -1431,7 +1446,7 @@ class EngineModel(RuleBasedStateMachine):
                 self._check_asked(arm, arm in in_agenda)
             elif arm._arm_timed is not None:
                 self._check_timer(arm, arm in in_agenda)
-        overdue = {item.run for _, item in due if isinstance(item, _Deadline)}
+        overdue = {item.run for _, item in due if isinstance(item, Deadline)}
         assert overdue == {
             run
             for run in self.in_slots + self.inline

@@ -286,7 +286,7 @@ def test_a_retry_that_a_caller_waited_for_is_dropped() -> None:
     scheduler.release_task(task.id)
     scheduler.run_tasks()
     watch.wait_for(ChangeKind.RUN_RETRYING, 2)
-    waiter = scheduler._waiters[0]
+    (waiter,) = scheduler._waiters
 
     scheduler._forked()
 
@@ -294,7 +294,7 @@ def test_a_retry_that_a_caller_waited_for_is_dropped() -> None:
     assert (scheduler.stats().dropped, scheduler.stats().pending) == (1, 1)
     (left,) = scheduler.running[task.id]
     assert left.status == Status.RETRYING
-    scheduler._waiters.append(waiter)  # here, its thread is there after all
+    scheduler._waiters[waiter] = 0  # here, its thread is there after all
     waiter.set()
     waiting.join(10)
     assert scheduler.stop(10)

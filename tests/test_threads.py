@@ -29,7 +29,8 @@ from background_tasks import (
     Trigger,
     current_execution,
 )
-from background_tasks.clock import utc_now
+from background_tasks import scheduler as scheduler_module
+from background_tasks.pool import DaemonPool
 from background_tasks.primitives import Primitives
 from background_tasks.scheduler import _stop_all
 from tests.conftest import Gate, Watch
@@ -559,21 +560,34 @@ def test_a_slot_releases_what_is_due() -> None:
     assert not scheduler.stop(timeout=0)
 
 
-def test_stopped_between_the_claim_of_a_slot_and_its_start() -> None:
+def _interrupted(monkeypatch: pytest.MonkeyPatch, *meanwhile: Callable[[], object]) -> None:
+    """Have each of *meanwhile* called between the claim of a slot and its start, in turn."""
+    calls = list(meanwhile)
+
+    class Interrupted(DaemonPool):
+        def start(self, fn: Callable[[], object]) -> None:
+            if calls:
+                calls.pop(0)()
+            super().start(fn)
+
+    monkeypatch.setattr(scheduler_module, "DaemonPool", Interrupted)
+
+
+def test_stopped_between_the_claim_of_a_slot_and_its_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The slot is given back; its run waits and runs after the resume."""
     scheduler = Scheduler(1)
     scheduler.start()
     task = scheduler.add_task(Task("t", int))
-    scheduler._acquire()
-    scheduler._engine.request(scheduler._engine.tasks[task.id], None, utc_now())
-    claimed = scheduler._claim()
-    scheduler._unlock()
-    assert claimed == 1
-    assert scheduler.stop(10)
+    stopped: list[bool] = []
+    _interrupted(monkeypatch, lambda: stopped.append(scheduler.stop(10)))
 
-    scheduler._hand_to_pool(claimed)
+    scheduler.release_task(task.id)
+
+    assert stopped == [True]
     assert scheduler.stats().pending == 1
-
+    assert scheduler._engine.slots == 0
     scheduler.resume()
     assert scheduler.wait_idle(10)
     assert scheduler.stop(10)
@@ -599,7 +613,9 @@ def test_fired_between_a_tick_and_the_wait_after_it() -> None:
         assert ran.wait(10)
 
 
-def test_resumed_between_the_claim_of_a_slot_and_its_start() -> None:
+def test_resumed_between_the_claim_of_a_slot_and_its_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The slot is given back, and the new thread, which waits already, is told."""
 
     class Told(threading.Event):
@@ -608,22 +624,21 @@ def test_resumed_between_the_claim_of_a_slot_and_its_start() -> None:
                 waits.release()
             return super().wait(timeout)
 
+    def stop_and_resume() -> None:
+        assert scheduler.stop(10)
+        while waits.acquire(blocking=False):
+            pass
+        scheduler.resume()
+        assert waits.acquire(timeout=10)
+
     waits = threading.Semaphore(0)
     scheduler = Scheduler(1, tick_interval=3600, _primitives=Primitives(event=Told))
     task = scheduler.add_task(Task("t", int))
     scheduler.start()
     assert waits.acquire(timeout=10)
-    scheduler._acquire()
-    scheduler._engine.request(task, None, utc_now())
-    claimed = scheduler._claim()
-    scheduler._unlock()
-    assert scheduler.stop(10)
-    while waits.acquire(blocking=False):
-        pass
-    scheduler.resume()
-    assert waits.acquire(timeout=10)
+    _interrupted(monkeypatch, stop_and_resume)
 
-    scheduler._hand_to_pool(claimed)
+    scheduler.release_task(task.id)
 
     assert scheduler.wait_idle(10)
     assert scheduler.stop(10)
