@@ -40,7 +40,7 @@ def call_function(
 
     The call has a context of its own, so what it sets in context variables is gone after it. In
     the caller of ``run_task`` the context is a copy of the caller's. *events* makes what
-    ``Execution.wait`` waits on; None is ``threading.Event``. *around* is as in `call_within`.
+    ``Execution.wait`` waits on; None is `Event`. *around* is as in `call_within`.
 
     Raises:
         TypeError: What it returned would have to be awaited or iterated.

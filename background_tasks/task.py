@@ -8,7 +8,6 @@ until it has ended and is never changed after that.
 from __future__ import annotations
 
 import math
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import Context, ContextVar
@@ -29,6 +28,7 @@ from background_tasks.errors import (
     TaskTimeoutError,
 )
 from background_tasks.plain import to_dict
+from background_tasks.primitives import Event
 from background_tasks.resources import NO_COST, Cost, Resources
 from background_tasks.trigger import Arm, Trigger
 from background_tasks.usage import NO_TALLY, Tally, Usage, usage_of
@@ -372,7 +372,7 @@ running_function: ContextVar[Callable[..., object] | None] = ContextVar(
 
 
 running_events: ContextVar[Callable[[], Any]] = ContextVar(
-    "background_tasks.running_events", default=threading.Event
+    "background_tasks.running_events", default=Event
 )
 
 
