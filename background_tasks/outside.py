@@ -25,6 +25,7 @@ from background_tasks.task import Task
 __all__ = ["Outside", "is_unsent"]
 
 _RENEWAL = 60.0  # seconds from one new executor to the next; a guess
+_PATIENCE = 1.0  # seconds; a guess
 # What a call that cannot be pickled, or loaded over there, fails with.
 _UNSENT = (
     pickle.PickleError, TypeError, AttributeError, ImportError, RecursionError, ValueError,
@@ -145,12 +146,17 @@ class Outside:
         self._next_at = -math.inf
 
     def close(self) -> None:
-        """Shut down what the factory made; the next call has it make another."""
-        if self._factory is None:
+        """Shut down what the factory made; the next call has it make another.
+
+        Not where another call is at it for a second: a signal handler may have interrupted it.
+        """
+        if self._factory is None or not self._making.acquire(timeout=_PATIENCE):
             return
-        with self._making:
+        try:
             executor, self._executor = self._executor, None
             self.retry()
+        finally:
+            self._making.release()
         if executor is not None:
             _shut_down(executor)
 

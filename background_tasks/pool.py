@@ -20,6 +20,7 @@ from background_tasks.primitives import REAL, Primitives
 
 __all__ = ["DaemonPool"]
 
+_PATIENCE = 1.0  # seconds; far above the start of a thread: a guess
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _Submitted = tuple[Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]
@@ -32,7 +33,8 @@ class DaemonPool(ThreadPoolExecutor):
     # Locking
     #   _hiring is held to start a thread and to queue work, so that no work comes behind the None
     #   of `shutdown`; never while work runs. `shutdown`, which a signal handler may call in the
-    #   middle of that, only tries it: whoever holds it looks at _is_shut_down after letting go.
+    #   middle of that, gives up after a second: whoever holds it looks at _is_shut_down after
+    #   letting go.
     #   `with` does not do for it: to leave that takes memory, so without any it were held for ever.
     #   _idle holds a token for each worker that waits for work and is not promised any; it is
     #   appended to and popped from only, which is atomic, so `hand_over` needs no lock.
@@ -49,6 +51,7 @@ class DaemonPool(ThreadPoolExecutor):
         self._hiring = primitives.lock()
         self._workers: list[Any] = []
         self._is_shut_down = False
+        self._is_told = False  # that it is time to go home
         weakref.finalize(self, self._work.put, None).atexit = False
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
@@ -81,7 +84,7 @@ class DaemonPool(ThreadPoolExecutor):
         finally:
             self._hiring.release()
             if self._is_shut_down:
-                self._send_home()
+                self._send_home(0)
 
     def hand_over(self, fn: Callable[[], object]) -> bool:
         """Have an idle worker call *fn* as `start` does; False when there is none.
@@ -99,21 +102,27 @@ class DaemonPool(ThreadPoolExecutor):
         self._is_shut_down = True
         if cancel_futures:
             self._cancel_queued()
-        self._send_home()
+        self._send_home(_PATIENCE)
         super().shutdown(wait=False)
         if wait:
             self.join(None)
 
-    def _send_home(self) -> None:
+    def _send_home(self, patience: float) -> None:
         """Let the workers go home, unless another holds the lock, who does it after letting go."""
-        if self._hiring.acquire(False):
+        if self._hiring.acquire(timeout=patience):
             try:
                 self._work.put(None)
+                self._is_told = True
             finally:
                 self._hiring.release()
 
     def join(self, timeout: float | None) -> bool:
-        """Wait for the workers to end, but for the calling one; return whether they have."""
+        """Wait for the workers to end, but for the calling one; return whether they have.
+
+        Not if it interrupts who would tell them to.
+        """
+        if self._is_shut_down and not self._is_told:
+            return False
         monotonic, me = self._primitives.monotonic, self._primitives.get_ident()
         end = None if timeout is None else monotonic() + timeout
         workers = [worker for worker in tuple(self._workers) if worker.ident != me]

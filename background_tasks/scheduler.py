@@ -81,7 +81,7 @@ _SLOW = 0.05  # seconds that a trigger may take to answer
 _MINUTE = 60.0  # seconds; a trigger that is slow is told of no more often
 _LOOKED_AT = 100  # runs that wait, by `health`
 _FROZEN_PAUSE = 0.05  # seconds; the least wait while the wall clock stands still: 0.4 % CPU
-_FORK_WAIT = 1.0  # seconds; far above any hold of the lock: a guess
+_PATIENCE = 1.0  # seconds; far above any hold of the lock: a guess
 _ABANDONED = "run abandoned at exit: its task did not end in time"
 _INTERNAL = "internal error"
 _STOPPED_BY_FORK = "scheduler stopped in a forked child: start it there if it should run"
@@ -255,6 +255,7 @@ class Scheduler:
         self._ticker: _Ticker | None = None  # guarded by _lock
         self._pulse = Pulse()  # guarded by _lock
         self._pool: DaemonPool | None = None  # guarded by _lock; None until needed
+        self._stops: deque[bool] = deque()  # asked for without the lock; True is with cancel
         self._unmanned: deque[None] = deque()  # claimed slots that the pool does not know yet
         self._is_torn = False  # guarded by _lock; a change broke off and is not mended
         self._failures = itertools.count(1).__next__  # no lock, which might be what has failed
@@ -471,35 +472,72 @@ class Scheduler:
         and returns False; inside a listener it does not wait for tasks that wait for it. Twice
         is fine.
 
+        May be called in a signal handler and in ``__del__``. Where these have interrupted this
+        scheduler in the middle of something it returns False after a second, and what was
+        interrupted stops the scheduler as soon as it goes on.
+
         Raises:
             ValueError: *timeout* is negative or NaN.
         """
         wait = None if timeout is None else checks.seconds("timeout", timeout)
         checks.boolean("cancel", cancel)
         end = None if wait is None else self._primitives.monotonic() + wait
-        with _Hold(self):
-            ticker, self._ticker = self._ticker, None
-            pool, self._pool = self._pool, None
-            if ticker is not None:
-                ticker.is_over = True
-                ticker.wake()
-            was_running, self._state = self._state is not _State.STOPPED, _State.STOPPED
-            self._engine.is_paused = True
-            self._notify()
-            if was_running:
-                self._engine.note(ChangeKind.STOPPED, self._primitives.utc_now())
-            if cancel:
-                self._engine.ask_all_to_end(self._primitives.utc_now())
+        if not self._hold(monotonic() + _PATIENCE):
+            self._stops.append(cancel)
+            if not self._lock.acquire(False):
+                return False  # whoever holds it stops it on letting go
+        try:
+            ticker, pool = self._halt(cancel=cancel)
+        except BaseException as error:
+            self._break_off(error)
+            raise
+        finally:
+            self._unlock()
         if pool is not None:
             pool.shutdown(wait=False)
         if not self._wait_until(self._nothing_runs, end):
             return False
         if self._outside is not None:
             self._outside.close()
-        if self._own_runs() or (self._reporter.is_mine and self._engine.running):
-            return False  # the caller's own run goes on, or one that waits for this listener
+        if self._own_runs():
+            return False  # the caller's own run goes on
         self._join(ticker, pool, end)
         return True
+
+    def _halt(self, *, cancel: bool) -> tuple[_Ticker | None, DaemonPool | None]:
+        """End dispatch; return the threads that are to end; the lock is held."""
+        while self._stops:
+            cancel = self._stops.popleft() or cancel
+        ticker, self._ticker = self._ticker, None
+        pool, self._pool = self._pool, None
+        if ticker is not None:
+            ticker.is_over = True
+            ticker.wake()
+        was_stopped, self._state = self._state is _State.STOPPED, _State.STOPPED
+        self._engine.is_paused = True
+        self._notify()
+        if not was_stopped:
+            self._engine.note(ChangeKind.STOPPED, self._primitives.utc_now())
+        if cancel:
+            self._engine.ask_all_to_end(self._primitives.utc_now())
+        return ticker, pool
+
+    def _heed(self) -> None:
+        """Stop for one who could not have the lock, unless another thread holds it again."""
+        try:
+            while self._stops and self._lock.acquire(False):
+                try:
+                    _, pool = self._halt(cancel=False)
+                except BaseException:
+                    self._mend()
+                    raise
+                finally:
+                    self._lock.release()
+                if pool is not None:
+                    pool.shutdown(wait=False)
+        except BaseException as error:
+            self._report(error)
+        self._tell()
 
     def __enter__(self: _S) -> _S:
         """Start."""
@@ -814,6 +852,18 @@ class Scheduler:
         while not self._lock.acquire(False):  # by name it takes twice as long
             self._primitives.pause(0)
 
+    def _hold(self, end: float) -> bool:
+        """Take the lock, which `_unlock` or `_let_go` lets go again; False when that failed.
+
+        When it cannot be had until monotonic *end* this thread is inside of us already: it forks
+        or stops us from a signal handler or a finalizer.
+        """
+        while not self._lock.acquire(False):
+            if monotonic() > end:
+                return False
+            self._primitives.pause(0)
+        return True
+
     def _unlock(self) -> None:
         """Let the lock go, then do what must not be done under it."""
         engine, ticker = self._engine, self._ticker
@@ -825,6 +875,8 @@ class Scheduler:
                     ticker.wake()
         finally:
             self._lock.release()
+        if self._stops:
+            self._heed()
         if self._unmanned:
             self._man()
         if engine.rung:
@@ -851,6 +903,8 @@ class Scheduler:
                     raise
                 finally:
                     self._lock.release()
+                if self._stops:
+                    self._heed()
         except BaseException as error:
             self._report(error)
 
@@ -916,10 +970,11 @@ class Scheduler:
     def _report(self, error: BaseException) -> None:
         """Say that the scheduler itself has failed in something; no lock is held.
 
-        Ctrl-C, which Python raises in the main thread wherever that is, goes on to the caller.
+        Ctrl-C and the exit that a signal handler asks for, which Python raises in the main thread
+        wherever that is, go on to the caller.
         """
         is_main = threading.current_thread() is threading.main_thread()
-        if is_main and isinstance(error, KeyboardInterrupt):
+        if is_main and not isinstance(error, Exception):
             raise error
         try:
             self._engine.internal_errors = self._failures()
@@ -1017,6 +1072,19 @@ class Scheduler:
     def _origin(self) -> Context | None:
         """Return the caller's context, if there is anybody to use it."""
         return copy_context() if self._runner.has_around else None
+
+    def _left_behind(self) -> list[Execution]:
+        """Return the executions whose function is being called, at the end of the process.
+
+        That a signal handler has left the lock held, by an exception, must not hold that up.
+        """
+        is_held = self._hold(monotonic() + _PATIENCE)
+        try:
+            live = list(self._engine.live.values())
+            return [run.execution for run in live if run.execution.status is _RUNNING]
+        finally:
+            if is_held:
+                self._unlock()
 
     # Finding tasks
 
@@ -1413,21 +1481,11 @@ class Scheduler:
 
     # A fork
 
-    def _hold(self, end: float) -> bool:
-        """Take the lock before a fork, so that the child finds nothing half changed.
-
-        False when it cannot be had until monotonic *end*: the thread that forks, from a signal
-        handler or a finalizer, is inside of us. Better a scheduler lost in the child than both.
-        """
-        while not self._lock.acquire(False):
-            if monotonic() > end:
-                return False
-            self._primitives.pause(0)
-        return True
-
     def _let_go(self) -> None:
         """Let the lock go after a fork, in the parent; tells nothing, not to call others there."""
         self._lock.release()
+        if self._stops:
+            self._heed()
         if self._engine.rung:
             self._attend()
 
@@ -1441,6 +1499,7 @@ class Scheduler:
         self._ticker = self._pool = None
         self._waiters, self._busy = {}, {}
         self._unmanned.clear()
+        self._stops.clear()
         if was_running:
             self._state = _State.STOPPED
             self._engine.is_paused = True
@@ -1540,10 +1599,8 @@ def _stop_all() -> None:
     except KeyboardInterrupt:
         pass
     for scheduler in schedulers:
-        for executions in scheduler.running.values():
-            for execution in executions:
-                if execution.status is _RUNNING:
-                    log_or_print(_ERROR, _ABANDONED, _abandoned_fields(execution))
+        for execution in scheduler._left_behind():
+            log_or_print(_ERROR, _ABANDONED, _abandoned_fields(execution))
 
 
 def _error_fields(error: BaseException) -> dict[str, object]:
@@ -1576,7 +1633,7 @@ _held = _Held()
 
 
 def _before_fork() -> None:
-    end = monotonic() + _FORK_WAIT
+    end = monotonic() + _PATIENCE
     _held.schedulers = [each for each in _all() if each._hold(end)]
 
 

@@ -188,6 +188,58 @@ def test_a_program_without_any_log_is_told_too() -> None:
     )
 
 
+@pytest.mark.parametrize("delay", ["0", "0.001", "0.002", "0.003"])
+def test_sigterm_in_the_middle_of_everything(delay: str) -> None:
+    """A handler that stops and exits may interrupt any method at any line: the process ends."""
+    program = """
+        import signal, sys, threading, time
+        from background_tasks import EventTrigger, PeriodicTrigger, Scheduler, Task
+
+        def end(*_):
+            scheduler.stop(timeout=5)
+            sys.exit(3)
+
+        scheduler = Scheduler(2, tick_interval=0.001)
+        changed = EventTrigger()
+        every = PeriodicTrigger(interval=0.001)
+        task = scheduler.add_task(Task("t", int, triggers=[changed, every]))
+        scheduler.start()
+        signal.signal(signal.SIGALRM, end)
+        signal.setitimer(signal.ITIMER_REAL, 0.01 + float(sys.argv[1]))
+        while True:
+            scheduler.release_task(task.id)
+            changed.fire()
+            scheduler.remove_task(scheduler.add_task(Task("new", int)).id)
+            scheduler.stats()
+    """
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(program), delay],
+        capture_output=True,
+        text=True,
+        timeout=55,
+        check=False,
+    )
+
+    assert (result.returncode, result.stderr) == (3, "")
+
+
+def test_the_end_of_a_process_whose_lock_is_lost(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What runs is named all the same: a handler raised at the very moment it was taken."""
+    monkeypatch.setattr(scheduler_module, "_PATIENCE", 0.005)
+    scheduler = _running(gate, 0)
+    monkeypatch.setattr(scheduler_module, "_all", lambda: [scheduler])
+    scheduler._acquire()
+
+    _stop_all()
+
+    assert [vars(line)["background_tasks.task.name"] for line in caplog.records] == ["hanging"]
+    scheduler._unlock()
+    gate.leave.set()
+    assert scheduler.stop(10)
+
+
 def test_ctrl_c_ends_the_wait(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left is named at once, and no traceback comes of it."""
     named: list[object] = []

@@ -421,7 +421,7 @@ def test_a_lock_that_is_held_does_not_keep_the_process_from_forking(
     scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fork in the middle of a critical section gives up waiting for its end."""
-    monkeypatch.setattr(scheduler_module, "_FORK_WAIT", 0.01)
+    monkeypatch.setattr(scheduler_module, "_PATIENCE", 0.01)
     scheduler._acquire()
 
     _before_fork()

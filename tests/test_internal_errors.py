@@ -153,7 +153,7 @@ def test_a_trigger_that_cannot_go_on_holds_up_its_task_only(internal_errors: lis
         ("_engine", "take", [_NO_MEMORY], 0),
         ("_engine", "claim_slots", [None, _NO_MEMORY], 1),  # the first is the tick's
         ("_runner", "attempt", [_NO_MEMORY], 1),
-        ("_runner", "attempt", [SystemExit()], 1),
+        ("_runner", "attempt", [LookupError("ours")], 1),
     ],
 )
 def test_a_slot_is_given_back(
@@ -358,7 +358,10 @@ def test_a_signal_that_cannot_be_released_at_once(internal_errors: list[str]) ->
     internal_errors.clear()
 
 
-def test_ctrl_c_in_the_middle_of_fire(internal_errors: list[str]) -> None:
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
+def test_what_a_handler_raises_in_the_middle_of_fire(
+    error: BaseException, internal_errors: list[str]
+) -> None:
     """It goes to the caller; the signal is not lost, and it is no error of ours."""
     changed = EventTrigger()
     ran = threading.Event()
@@ -366,10 +369,10 @@ def test_ctrl_c_in_the_middle_of_fire(internal_errors: list[str]) -> None:
     scheduler.add_task(Task("t", ran.set, triggers=[changed]))
     with scheduler:
         scheduler._acquire()
-        _make_fail(scheduler._engine, "release_signals", KeyboardInterrupt())
+        _make_fail(scheduler._engine, "release_signals", error)
         scheduler._lock.release()
 
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(type(error)):
             changed.fire()
         assert ran.wait(10)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from background_tasks import pool as pool_module
 from background_tasks.pool import DaemonPool
 from background_tasks.primitives import Primitives
 from tests.conftest import Gate
@@ -253,8 +254,9 @@ def test_a_worker_that_cannot_say_that_it_is_idle() -> None:
     pool.shutdown()
 
 
-def test_shut_down_while_its_lock_is_held(gate: Gate) -> None:
-    """It does not wait, as in a signal handler it could not; whoever holds it sends all home."""
+def test_shut_down_while_its_lock_is_held(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gives up, as in a signal handler it has to; whoever holds it sends all home."""
+    monkeypatch.setattr(pool_module, "_PATIENCE", 0.005)
     pool = DaemonPool(1)
     pool.submit(gate)
     gate.wait_entered()
@@ -262,14 +264,17 @@ def test_shut_down_while_its_lock_is_held(gate: Gate) -> None:
     class Interrupted(queue.SimpleQueue[Any]):
         def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
             if item is int:
-                pool.shutdown(wait=False)
+                pool.shutdown()
+                told.append(pool.join(None))
             real.put(item)
 
+    told: list[bool] = []
     real = pool._work
     pool._work = Interrupted()
     pool.start(int)
     gate.leave.set()
 
+    assert told == [False]
     assert pool.join(10)
     with pytest.raises(RuntimeError, match="was shut down"):
         pool.start(int)

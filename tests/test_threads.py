@@ -29,6 +29,7 @@ from background_tasks import (
     Trigger,
     current_execution,
 )
+from background_tasks import pool as pool_module
 from background_tasks import scheduler as scheduler_module
 from background_tasks.pool import DaemonPool
 from background_tasks.primitives import Primitives
@@ -120,8 +121,8 @@ class _Struck:
         self._storm = storm
         self.locked = self._lock.locked
 
-    def acquire(self, blocking: bool = True) -> bool:
-        taken = self._lock.acquire(blocking)
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        taken = self._lock.acquire(blocking, timeout)
         if taken:
             self._storm.pass_over()
         return taken
@@ -235,6 +236,170 @@ def test_a_timer_that_interrupts_anywhere() -> None:
 
     # Not in order: one handler may interrupt another before that has fired.
     assert sorted(ran) == list(range(1, len(storm.held) + 1))
+
+
+class Bolt(Storm):
+    """Strikes once, at the n-th of the moments at which a storm could."""
+
+    def __init__(self, at: int, answers: list[bool]) -> None:
+        """Be calm until `strike` is set."""
+        super().__init__()
+        self._left = at
+        self._answers = answers
+
+    def fire(self, *_: object) -> None:
+        """Stop the scheduler."""
+        self.held.append(self.scheduler._lock.locked())
+        self._answers.append(self.scheduler.stop(10))
+
+    def pass_over(self) -> None:
+        """Strike, if it is time."""
+        if self.strike is not int and threading.current_thread() is threading.main_thread():
+            self._left -= 1
+            if self._left == 0:
+                self.strike()
+
+
+_DEEDS: dict[str, Callable[[Scheduler], object]] = {
+    "add_task": lambda scheduler: scheduler.add_task(Task("new", int)),
+    "release_task": lambda scheduler: scheduler.release_task(0),
+    "run_tasks": lambda scheduler: scheduler.run_tasks(),
+    "run_task": lambda scheduler: scheduler.run_task(0),
+    "cancel": lambda scheduler: scheduler.cancel(0),
+    "remove_task": lambda scheduler: scheduler.remove_task(0),
+    "enabled": lambda scheduler: setattr(scheduler.tasks[0], "enabled", False),
+    "stats": lambda scheduler: scheduler.stats(),
+    "wait_idle": lambda scheduler: scheduler.wait_idle(10),
+    "stop": lambda scheduler: scheduler.stop(10),
+}
+
+
+def _strike(at: int, deed: Callable[[Scheduler], object], answers: list[bool]) -> Bolt:
+    """Stop a scheduler at the n-th moment of what is done with it; see that it has stopped."""
+    bolt = Bolt(at, answers)
+    scheduler = bolt.scheduler
+    scheduler.add_task(Task("t", int, triggers=[PeriodicTrigger(interval=3600), bolt.changed]))
+    scheduler.start()
+    bolt.changed.fire()
+    before = signal.signal(signal.SIGUSR1, bolt.fire)
+    try:
+        bolt.strike = partial(signal.raise_signal, signal.SIGUSR1)
+        deed(scheduler)
+    finally:
+        bolt.strike = int
+        signal.signal(signal.SIGUSR1, before)
+    assert scheduler.state == ("stopped" if bolt.held or deed is _DEEDS["stop"] else "running")
+    assert scheduler.stop(10)
+    return bolt
+
+
+@pytest.mark.parametrize("deed", _DEEDS)
+def test_stop_in_a_signal_handler(deed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At both ends of every critical section of a method: it is stopped when that has returned."""
+    for module in (scheduler_module, pool_module):
+        monkeypatch.setattr(module, "_PATIENCE", 0.005)
+    answers: list[bool] = []
+    held: list[bool] = []
+
+    for at in itertools.count(1):
+        bolt = _strike(at, _DEEDS[deed], answers)
+        if not bolt.held:
+            break
+        held += bolt.held
+
+    assert held.count(True) >= 2
+    assert len(answers) == len(held)
+    assert not any(answer for answer, was_held in zip(answers, held, strict=True) if was_held)
+
+
+def test_stop_asked_for_in_the_middle_of_fire(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever fires holds the lock, too; listeners are told of it."""
+    monkeypatch.setattr(scheduler_module, "_PATIENCE", 0.005)
+    changed = EventTrigger()
+    answers: list[bool] = []
+    scheduler = Scheduler(1)
+    watch = Watch(scheduler)
+    scheduler.add_task(Task("t", int, triggers=[changed]))
+    scheduler.start()
+    release = scheduler._engine.release_signals
+
+    def interrupted(*args: Any) -> int:
+        answers.append(scheduler.stop())
+        return release(*args)
+
+    monkeypatch.setattr(scheduler._engine, "release_signals", interrupted)
+    assert changed.fire()
+
+    assert answers == [False]
+    assert scheduler.state == "stopped"
+    watch.wait_for(ChangeKind.STOPPED)
+    assert scheduler.stop(10)
+
+
+def test_stop_from_del(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The collector may call it anywhere, in the thread of a slot, too; with cancel as well."""
+    monkeypatch.setattr(scheduler_module, "_PATIENCE", 0.005)
+    scheduler = Scheduler(1)
+    asked: list[bool] = []
+    entered = threading.Event()
+
+    def work() -> bool:
+        entered.set()
+        execution = current_execution()
+        assert execution is not None
+        return execution.wait(1000)
+
+    class Dying:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            asked.append(scheduler.stop(0, cancel=True))
+
+    task = scheduler.add_task(Task("t", work))
+    scheduler.start()
+    scheduler.release_task(task.id)
+    assert entered.wait(10)
+    scheduler._acquire()
+    Dying()
+    gc.collect()
+    scheduler._unlock()
+
+    assert asked == [False]
+    assert scheduler.stop(10)
+    assert [run.status for run in task.execution_hist] == [Status.CANCELLED]
+
+
+def test_stop_that_gets_the_lock_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was let go just when the stop was asked for, and nobody has looked at that."""
+    scheduler = Scheduler(1)
+    scheduler.start()
+    monkeypatch.setattr(scheduler, "_hold", lambda end: False)
+
+    assert scheduler.stop(10)
+    assert not scheduler._stops
+
+
+def test_stop_that_breaks_off_where_it_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, internal_errors: list[str]
+) -> None:
+    """It is told there, and the scheduler has stopped."""
+    scheduler = Scheduler(1)
+    scheduler.start()
+    monkeypatch.setattr(scheduler_module, "_PATIENCE", 0.005)
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    scheduler._acquire()
+    assert not scheduler.stop(cancel=True)
+    monkeypatch.setattr(scheduler._engine, "ask_all_to_end", fail)
+    scheduler._unlock()
+
+    assert scheduler.state == "stopped"
+    assert internal_errors == ["MemoryError"]
+    internal_errors.clear()
+    assert scheduler.stop(10)
 
 
 def test_fire_with_an_idle_worker_needs_no_scheduler_thread() -> None:
