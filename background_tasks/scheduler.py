@@ -499,8 +499,8 @@ class Scheduler:
             return False
         if self._outside is not None:
             self._outside.close()
-        if self._own_runs():
-            return False  # the caller's own run goes on
+        if self._own_runs() or (self._reporter.is_mine and self._engine.running):
+            return False  # the caller's own run goes on, or one that waits for this listener
         self._join(ticker, pool, end)
         return True
 

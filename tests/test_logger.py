@@ -402,9 +402,9 @@ class OwnedLock:
         self._lock = threading.Lock()
         self.owner: int | None = None
 
-    def acquire(self, blocking: bool = True) -> bool:
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Take it, or say that it is taken."""
-        taken = self._lock.acquire(blocking)
+        taken = self._lock.acquire(blocking, timeout)
         if taken:
             self.owner = threading.get_ident()
         return taken
