@@ -141,7 +141,10 @@ class Bound:
         slots: int,
         aging: float,
     ) -> None:
-        """Look at the *tasks*, of which those in *running* have begun; *slots* serve them all."""
+        """Look at all *tasks*, one at least; *running* are those that have begun.
+
+        *slots* serve them all.
+        """
         self._slots = slots
         self._aging = aging
         tasks = list(tasks)
@@ -154,7 +157,7 @@ class Bound:
         self._longest = max(known.values()) if is_known else math.inf
         self._lengths = dict.fromkeys((task.id for task in tasks), self._longest) | known
         self._sum = sum(self._lengths.values())
-        self._highest = max((task.priority for task in tasks), default=0)
+        self._highest = max(task.priority for task in tasks)
 
     def latest_start(self, pending: Pending) -> datetime | None:
         """Return when a run will have started at the latest; None when nobody knows."""
@@ -163,7 +166,7 @@ class Bound:
         task = pending.run.task
         if task.resources:
             return None  # they may be gone when a slot is there
-        others = self._sum - self._lengths.get(task.id, 0.0)
+        others = self._sum - self._lengths[task.id]
         ahead = self._highest - task.priority
         passed = self._aging * ahead if ahead else 0.0  # inf * 0 is NaN
         try:
