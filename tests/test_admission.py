@@ -1006,7 +1006,7 @@ def test_slots_are_claimed_for_as_many_as_there_is_room_for() -> None:
     assert driver.start() == ["db"]
     assert driver.engine.claim_slots() == 1
     for task in (db, share):
-        others = [driver.add(task.name, resources=task.resources) for _ in range(4)]
+        others = [driver.add(task.name, resources=task.resources) for _ in range(5)]
         driver.ask(*others)
 
     assert driver.engine.claim_slots() == 2 + 3

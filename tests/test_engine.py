@@ -2164,6 +2164,8 @@ def test_stuck_runs_are_replaced_one_by_one(
     for _ in range(5):
         engine.request(other, None, _at(10))
 
+    (first,) = engine.waiting(1, _at(10))
+    assert (first.reason == "") == (more > 0)
     started = 0
     while engine.claim_slots() and engine.take(_at(10)) is not None:
         started += 1
@@ -2172,6 +2174,38 @@ def test_stuck_runs_are_replaced_one_by_one(
     (first,) = engine.waiting(1, _at(10))
     assert first.reason == (RESERVED if lanes else "no slot is free")
     assert engine.newly_stuck == runs
+
+
+def test_a_stuck_run_is_told_with_its_stack() -> None:
+    """Once its thread's stack was read, and only while it is stuck."""
+    engine = _engine()
+    run = _requested(engine, _add(engine, timeout=5))
+    engine.release(_at(5), MANY)
+    engine.release(_at(15), MANY)
+
+    engine.note_stuck(run, "in line 7", _at(16))
+    change = engine.changes.pop()
+    _succeed(engine, run, now=17)
+    engine.note_stuck(run, "in line 7", _at(18))
+
+    assert (change.kind, change.at, change.task_name) == (ChangeKind.RUN_STUCK, _at(16), "task")
+    assert change.execution is not None
+    assert change.execution.id == run.execution.id
+    assert change.reason == "timed out, and does not give up; it is at:\nin line 7"
+    assert engine.changes[-1].kind is ChangeKind.RUN_TIMED_OUT
+
+
+@pytest.mark.parametrize("timeout", [None, 100])
+def test_clock_set_back_has_a_cancelled_run_stuck_no_later(timeout: float | None) -> None:
+    """It had ten seconds to give up, by whatever clock."""
+    engine = _engine()
+    task = _add(engine, timeout=timeout)
+    _requested(engine, task)
+    engine.cancel(task, _at(0))
+
+    engine.release(_at(-3600), MANY)
+
+    assert engine.next_due() == _at(-3590)
 
 
 def test_a_refused_run_waits_as_if_it_had_not_started() -> None:
@@ -2633,17 +2667,21 @@ def test_occurrences_without_a_run_are_told(
 
 
 def test_signals_that_merge_into_a_waiting_run_are_told() -> None:
-    """As occurrences that a run that waits stands for."""
+    """As occurrences that the run of a later one stands for, or one that waits already."""
     engine = _engine()
     task = _add(engine, EventTrigger(coalesce=True))
     for now in (1, 2):
-        _fire(engine, task, now=now)
+        for _ in range(3):
+            _fire(engine, task, now=now)
         engine.release(_at(now), MANY)
 
-    (change,) = (each for each in engine.changes if each.kind is SKIPPED)
+    told = [each for each in engine.changes if each.kind is SKIPPED]
 
-    assert (change.at, change.task_name) == (_at(2), "task")
-    assert (change.skipped, change.reason) == (1, "a run that waits stands for it")
+    assert [(each.at, each.task_name, each.skipped, each.reason) for each in told] == [
+        (_at(1), "task", 2, "the run of a later one stands for it"),
+        (_at(2), "task", 3, "a run that waits stands for it"),
+    ]
+    assert _start(engine).execution.missed == 5
 
 
 def test_whoever_listens_to_everything_is_told_everything() -> None:

@@ -103,6 +103,27 @@ def test_a_run_of_a_removed_task() -> None:
     assert found == at(30 / 2 + 30)
 
 
+def test_a_short_run_of_a_task_without_a_history() -> None:
+    """Half a second counts as that, not as the longest there is."""
+    tasks = {"a": _task("a"), "b": known(_task("b"), 10.0)}
+    running = _execution(tasks["a"], Status.RUNNING, started=0.0)
+
+    found = _bound(tasks, running, now=0.5, slots=2).latest_start(_pending(tasks["b"]))
+
+    assert found == at(0.5 / 2 + 10)
+
+
+@pytest.mark.parametrize(("attempts", "expected"), [(1, 60.0), (2, 4.0)])
+def test_the_delay_of_a_retry_is_no_length(attempts: int, expected: float) -> None:
+    """Of several attempts what they took; of one what passed by the clock, if that is more."""
+    task = _task("a")
+    task._history = [
+        Execution(attempts=attempts, _cost=(4.0, 0.0, 0.0), started_at=at(0), ended_at=at(60))
+    ]
+
+    assert _bound({"a": task}).latest_start(_pending(task)) == at(expected)
+
+
 def test_without_any_length_there_is_no_bound() -> None:
     """Nobody knows how long a run may take."""
     tasks = {"a": _task("a"), "b": _task("b")}
@@ -222,6 +243,28 @@ def test_upcoming_merges_what_is_due() -> None:
         (at(10), "fast", False, "stopped"),
         (at(15), "off", True, "disabled"),
         (at(20), "fast", False, "stopped"),
+    ]
+    assert [each.task_id for each in found] == [fast.id, off.id, fast.id]
+
+
+def test_upcoming_at_one_instant() -> None:
+    """In the order of the first due times: a task is nothing to sort by."""
+    first = [(at(10), _task(name), None) for name in ("b", "c", "a")]
+
+    assert [each.task_name for each in upcoming(first, 3, "")] == ["b", "c", "a"]
+
+
+def test_upcoming_with_one_of_each_task() -> None:
+    """The first due time of each, be it a retry's or a trigger's."""
+    a, b = _task("a"), _task("b")
+    timer = PeriodicTrigger(10)
+    first = [(at(1), a, timer), (at(2), b, None), (at(3), a, None), (at(4), b, timer)]
+
+    found = upcoming(first, 9, "", first_only=True)
+
+    assert [(each.at, each.task_name, each.is_retry) for each in found] == [
+        (at(1), "a", False),
+        (at(2), "b", True),
     ]
 
 
