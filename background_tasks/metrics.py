@@ -155,6 +155,12 @@ _LAST_TICK = Instrument(
     "s",
     "When the scheduler's thread last looked around, since 1970.",
 )
+_INTERNAL_ERRORS = Instrument(
+    "counter",
+    "background_tasks.internal_errors",
+    "{error}",
+    "Times that the scheduler itself failed in something; each is in the log.",
+)
 _HEALTHY = Instrument(
     "gauge",
     "background_tasks.healthy",
@@ -176,6 +182,7 @@ INSTRUMENTS = (  # what is due first: read before what came of it, it is never m
     _SLOTS,
     _LAST_SUCCESS,
     _LAST_TICK,
+    _INTERNAL_ERRORS,
     _HEALTHY,
 )
 
@@ -216,6 +223,7 @@ class Metrics:
             _STUCK: lambda: [((), scheduler.stats().stuck)],
             _SLOTS: lambda: [((), scheduler.max_running_tasks)],
             _LAST_TICK: self._last_tick,
+            _INTERNAL_ERRORS: lambda: [((), scheduler.stats().internal_errors)],
             _HEALTHY: lambda: [((), scheduler.health().is_healthy)],
         }
         self.close = scheduler.add_listener(self._hear)

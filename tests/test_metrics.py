@@ -406,6 +406,7 @@ def test_the_heartbeat() -> None:
     scheduler = Scheduler(1, tick_interval=0.001)
     meter = Meter(scheduler)
     assert (meter["last_tick_timestamp"], meter["healthy"]) == ({}, {(): 0})
+    assert meter["internal_errors"] == {(): 0}
 
     with scheduler:
         Ticks(scheduler).wait_for_one()
