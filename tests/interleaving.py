@@ -99,6 +99,7 @@ class World:
         self._traced = traced
         self._by_instruction = by_instruction
         self._restless = restless
+        self._staying = self._stay()  # points at which the turn is still kept
         self._is_ranked = ranked
         self._lowest = 0.0  # rank
         self.is_slow = slow
@@ -153,8 +154,8 @@ class World:
         self._current = first
         first.turn.release()
         assert self._over.wait(60), "the virtual threads stand still"
-        for thread in (*threads, *self.threads):
-            thread.real.join(10)
+        for thread in {*threads, *self.threads}:
+            assert thread.left.acquire(timeout=10), f"{thread.name} does not end"
         self._current = None
         if self._error is not None:
             raise self._error
@@ -177,6 +178,14 @@ class World:
         """Return the number of the thread that goes on; 0 outside of `run`."""
         return 0 if self._current is None else self._current.number
 
+    def _stay(self) -> float:
+        """Draw at how many points the turn is kept, as if it were drawn at each of them."""
+        if self._restless >= 1:
+            return 0
+        if self._restless <= 0:
+            return math.inf
+        return math.log1p(-self._draw()) // math.log1p(-self._restless)
+
     # For the primitives; called outside of `run`, nothing waits.
 
     def point(self) -> None:
@@ -185,7 +194,9 @@ class World:
             return
         if self.is_over:
             raise _WorldEnded
-        if self._draw() < self._restless:
+        self._staying -= 1
+        if self._staying < 0:
+            self._staying = self._stay()
             self._fall_behind(self._current)
             self._switch(self._current)
 
@@ -229,6 +240,7 @@ class World:
     def live(self, thread: VirtualThread) -> None:
         """Do what a thread does: the whole of its life, in the real one."""
         thread.turn.acquire()
+        tracer = sys.gettrace()  # that of a coverage tool
         if self._traced:
             sys.settrace(self._trace)
         try:
@@ -239,7 +251,7 @@ class World:
         except BaseException as error:
             self._end(error)
         finally:
-            sys.settrace(None)
+            sys.settrace(tracer)
         self._leave(thread)
 
     def _leave(self, thread: VirtualThread) -> None:
@@ -355,7 +367,7 @@ class World:
 
 def _place(thread: VirtualThread) -> str:
     """Return where a thread waits: the innermost lines outside of this file."""
-    frame = sys._current_frames().get(thread.real.ident or 0)
+    frame = sys._current_frames().get(thread.real)
     if frame is None:
         return ""
     frames = [each for each in traceback.extract_stack(frame) if each.filename != __file__]
@@ -376,7 +388,8 @@ class VirtualThread:
         self.deadline = math.inf  # when it waits no longer
         self.rank = 0.0  # who has the highest goes on, in a world that is ranked
         self.has_ended = False
-        self.real = threading.Thread(target=world.live, args=(self,), name=name, daemon=True)
+        self.left = threading.Lock()  # let go when it is no longer lived
+        self.real = 0  # the ident of the real thread
 
     def is_waiting(self) -> bool:
         """Return whether it waits, neither for what has come nor for a time that has."""
@@ -399,8 +412,13 @@ class VirtualThread:
         if self._world.refuse(self.name):
             raise RuntimeError("can't start new thread")
         self._world.begin(self)
-        self.real.start()
+        self.left.acquire()
+        self.real = _live(self._live)
         self._world.point()
+
+    def _live(self) -> None:
+        self._world.live(self)
+        self.left.release()
 
     def is_alive(self) -> bool:
         """Return whether it was started and has not ended."""
@@ -410,6 +428,39 @@ class VirtualThread:
     def join(self, timeout: float | None = None) -> None:
         """Wait until it has ended, at most so many seconds."""
         self._world.wait(lambda: self.has_ended, timeout)
+
+
+class _Hand:
+    """A real thread that is one virtual thread after the other, which saves starting many."""
+
+    def __init__(self) -> None:
+        self._wanted = threading.Semaphore(0)
+        self._life: Callable[[], object] = int
+        self._thread = threading.Thread(target=self._work, name="virtual", daemon=True)
+        self._thread.start()
+
+    def take(self, life: Callable[[], object]) -> int:
+        self._life = life
+        self._wanted.release()
+        assert self._thread.ident is not None
+        return self._thread.ident
+
+    def _work(self) -> None:
+        while True:
+            self._wanted.acquire()
+            life, self._life = self._life, int
+            life()
+            del life
+            _hands.append(self)
+
+
+_hands: list[_Hand] = []  # those that have nothing to do
+
+
+def _live(life: Callable[[], object]) -> int:
+    """Have a real thread call *life*; return its ident."""
+    hand = _hands.pop() if _hands else _Hand()
+    return hand.take(life)
 
 
 class _Lock:
@@ -491,10 +542,10 @@ class _Queue:
     def empty(self) -> bool:
         return not self._items
 
-    def get(self, block: bool = True) -> object:
+    def get(self, block: bool = True, timeout: float | None = None) -> object:
         self._world.point()
         if block:
-            self._world.wait(lambda: bool(self._items), None)
+            self._world.wait(lambda: bool(self._items), timeout)
         if not self._items:
             raise queue.Empty
         return self._items.popleft()
