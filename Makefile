@@ -46,10 +46,12 @@ long: $(READY)  ## Run the tests that draw cases at random with many more of the
 	    $(BIN)/python -m pytest -o faulthandler_timeout=0 \
 	    tests/test_cron_zones.py tests/test_bound.py tests/test_engine_model.py
 
-soak: $(READY)  ## Look for leaks over 100,000 tasks, 1,000 lives and thirty days; drive the model 50,000 steps
+soak: $(READY)  ## Look for leaks and races: 100,000 tasks, thirty virtual days, 20,000 worlds a scenario (1 hour)
 	LEAK_TASKS=100000 LEAK_CYCLES=1000 LEAK_DAYS=30 MODEL_EXAMPLES=1500 MODEL_STEPS=50 \
 	    $(BIN)/python -m pytest -o faulthandler_timeout=0 --durations=0 \
 	    tests/test_leaks.py tests/test_engine_model.py
+	SCENARIO_SEEDS=20000 $(BIN)/python -m pytest -o faulthandler_timeout=0 \
+	    tests/test_scenarios.py -k test_in_many_worlds
 
 # One target a version, so that `make -j2` can test two at a time.
 versions: $(addprefix python-,$(VERSIONS))  ## Run the tests on each Python of 3.10 to 3.13 that is installed beside that of .venv
