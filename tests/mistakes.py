@@ -204,7 +204,7 @@ MISTAKES = (
         "a stop does not wake the ticking thread",
         "stop_twice",
         Scheduler,
-        "stop",
+        "_halt",
         (("ticker.wake()", "pass"),),
     ),
     Mistake(
