@@ -24,6 +24,8 @@ from tests.stage import SCENARIOS, Stage
 
 _ONLY = os.environ.get("SCENARIO_SEED")
 _SEEDS = int(os.environ.get("SCENARIO_SEEDS", "200"))
+# From Python 3.12 on not all instructions of a function are reported when it is first traced.
+_REHEARSALS = 3
 _ENOUGH = 1000  # worlds in which a mistake is found; in 200 as things stand
 
 
@@ -65,7 +67,7 @@ def _play(name: str, seed: int) -> Stage:
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_in_many_worlds(name: str) -> None:
     """What a scenario says is true, whatever the order of the threads."""
-    for seed in range(_SEEDS) if _ONLY is None else [int(_ONLY)]:
+    for seed in range(_SEEDS) if _ONLY is None else [int(_ONLY)] * (1 + _REHEARSALS):
         _play(name, seed)
 
 
@@ -94,6 +96,8 @@ def test_everything_is_used_from_everywhere(place: str) -> None:
 def test_a_world_can_be_played_again() -> None:
     """The same number gives the same order of the threads, at the same times."""
     for name in SCENARIOS:
+        for _ in range(_REHEARSALS):
+            _play(name, 11)
         one, other = _play(name, 11), _play(name, 11)
 
         assert one.world.order == other.world.order
