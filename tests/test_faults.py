@@ -11,7 +11,9 @@ import asyncio
 import gc
 import logging
 import os
+import subprocess
 import sys
+import textwrap
 import threading
 import weakref
 from collections.abc import Callable
@@ -525,36 +527,71 @@ def test_what_cannot_redact_is_refused(redact: Callable[[str], str]) -> None:
 
 # Interpreters
 
-_IN_ANOTHER = """
-import sys
-sys.path[:0] = {path!r}
-from background_tasks import Scheduler, Task
+_INTERPRETERS = "_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters"
+_OTHER = """
+    import sys
+    import {module} as interpreters
+
+    how = sys.argv[1]
+    if sys.version_info >= (3, 13):
+        made = interpreters.create(how)
+        run = interpreters.exec
+    else:
+        made = interpreters.create(isolated=how == "isolated")
+        run = interpreters.run_string
+    code = "import sys; sys.path[:] = " + repr(sys.path) + chr(10) + {code!r}
+    failed = run(made, code)
+    interpreters.destroy(made)
+    assert failed is None, failed
+"""
+_RUN = """
+from background_tasks import *
+from background_tasks.testing import InlineScheduler
 
 scheduler = Scheduler(1)
 task = scheduler.add_task(Task("t", int))
-said = str(scheduler.run_task(task.id).status)
+said = []
 try:
     scheduler.start()
+    scheduler.release_task(task.id)
+    said.append(scheduler.wait_idle(10))
+    said.append(scheduler.stop(10))
 except RuntimeError as error:
-    said += ", " + type(error).__name__
-with open({file!r}, "w") as out:
-    out.write(said + ", " + repr(scheduler))
+    said.append(type(error).__name__)
+said.append(scheduler.run_task(task.id).status)
+inline = InlineScheduler()
+inline.add_task(Task("t", int, triggers=[PeriodicTrigger(cron_expr="* * * * *")]))
+inline.clock.advance(minutes=3)
+said.append(inline.stats().succeeded)
+print(*said, scheduler.state, flush=True)
 """
 
 
-def test_a_subinterpreter_gives_no_thread(tmp_path: Path) -> None:
-    """There `start` says so and changes nothing, while `run_task` does its work."""
-    module = "_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters"
-    interpreters = pytest.importorskip(module, reason=f"this Python has no {module}")
-    file = tmp_path / "said"
-    made = interpreters.create()
-    try:
-        run = getattr(interpreters, "exec" if module == "_interpreters" else "run_string")
-        run(made, _IN_ANOTHER.format(path=sys.path, file=str(file)))
-    finally:
-        interpreters.destroy(made)
+def _in_another(how: str, code: str) -> subprocess.CompletedProcess[str]:
+    """Run *code* in a second interpreter of a process of its own."""
+    program = textwrap.dedent(_OTHER).format(module=_INTERPRETERS, code=code)
+    return subprocess.run(
+        [sys.executable, "-c", program, how],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
-    assert file.read_text().startswith("SUCCESS, RuntimeError, <Scheduler new: 1 tasks, 0 of 1")
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [("isolated", "RuntimeError SUCCESS 3 new"), ("legacy", "True True SUCCESS 3 stopped")],
+)
+def test_a_subinterpreter(how: str, said: str) -> None:
+    """One that is isolated has no thread for us: `start` says so; the rest does its work."""
+    pytest.importorskip(_INTERPRETERS, reason=f"this Python has no {_INTERPRETERS}")
+    if _in_another(how, "import zoneinfo").returncode:
+        pytest.skip("this Python cannot import zoneinfo in a second interpreter")
+
+    result = _in_another(how, _RUN)
+
+    assert (result.stdout, result.stderr, result.returncode) == (said + "\n", "", 0)
 
 
 @pytest.mark.parametrize(
