@@ -37,7 +37,7 @@ from background_tasks.errors import CronExpressionError, InvalidTypeError, Inval
 if TYPE_CHECKING:
     from croniter import croniter
 
-__all__ = ["CronSchedule", "every", "schedule_of", "zone_of"]
+__all__ = ["CronSchedule", "every", "renew_locks", "schedule_of", "zone_of"]
 
 _UTC = ZoneInfo("UTC")
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - of the clock on a wall, wherever it hangs
@@ -284,13 +284,14 @@ class CronSchedule:
 _schedules: WeakValueDictionary[int, CronSchedule] = WeakValueDictionary()
 
 
-def _after_fork_in_child() -> None:
+def renew_locks() -> None:
+    """Do away with locks that threads held which a forked child does not have."""
     for schedule in list(_schedules.values()):
         schedule.forked()
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows does not fork
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(after_in_child=renew_locks)
 
 
 @lru_cache(maxsize=1024)

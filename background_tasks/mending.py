@@ -51,7 +51,8 @@ def mend(
     for task in distrusted:
         engine.quarantine(task, _BROKE, now)
     for task in removed:
-        engine.remove(task.id, now)
+        if not task._is_removed:  # as one whose last run was lost is by now
+            engine.remove(task.id, now)
     mending.promote()
     engine.count_missing()
     return len(lost)

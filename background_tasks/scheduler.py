@@ -30,6 +30,7 @@ from background_tasks.calls import Around, stack_text, traceback_text
 from background_tasks.changes import Change, ChangeKind
 from background_tasks.checks import Duration
 from background_tasks.clock import monotonic
+from background_tasks.cron import renew_locks
 from background_tasks.engine import Engine, Stats
 from background_tasks.errors import (
     AlreadyAddedError,
@@ -556,6 +557,7 @@ class Scheduler:
         Returns how many runs were released. Does not wait for them, see `wait_idle`. Works on a
         scheduler that was never started, too; returns 0 on a stopped one.
         """
+        _notice_fork()
         return self._tick_once(poll=True)
 
     def run_task(self, task_id: int, event: object = None) -> Execution:
@@ -1107,6 +1109,7 @@ class Scheduler:
     # Starting
 
     def _begin(self, *, arm: bool) -> None:
+        _notice_fork()
         ticker = _Ticker(self._primitives, self._tick_on, "background_tasks")
         before = self._state
         try:
@@ -1643,10 +1646,22 @@ def _after_fork_in_parent() -> None:
         scheduler._let_go()
 
 
-def _after_fork_in_child() -> None:  # pragma: no cover - in a child, which does not count lines
+_pid = os.getpid()  # of the process whose threads are there
+
+
+def _after_fork_in_child() -> None:
+    global _pid
+    _pid = os.getpid()
     _held.schedulers = []
     for scheduler in _all():
         scheduler._forked()
+
+
+def _notice_fork() -> None:
+    """Do what is done after a fork, should nobody have told of it: uWSGI does not by default."""
+    if os.getpid() != _pid:
+        renew_locks()
+        _after_fork_in_child()
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows does not fork

@@ -26,7 +26,7 @@ from background_tasks import (
 )
 from background_tasks import scheduler as scheduler_module
 from background_tasks.clock import utc_now
-from background_tasks.cron import _after_fork_in_child, schedule_of, zone_of
+from background_tasks.cron import renew_locks, schedule_of, zone_of
 from background_tasks.primitives import Primitives
 from background_tasks.scheduler import _after_fork_in_parent, _before_fork, _held, _State
 from tests.conftest import Gate, Watch
@@ -214,6 +214,92 @@ def test_multiprocessing_from_a_task() -> None:
 
 
 @_FORKS
+@pytest.mark.parametrize("method", ["start", "resume", "run_tasks"])
+def test_a_fork_that_nobody_tells_of(method: str) -> None:
+    """As by uWSGI: the child notices when it starts the scheduler, though locks were held."""
+    result = _program(
+        f"""
+        import ctypes
+        scheduler = Scheduler(1)
+        cron = PeriodicTrigger(cron_expr="0 0 1 1 *")
+        scheduler.add_task(Task("t", int, triggers=[cron]))
+        ran = threading.Event()
+        task = scheduler.add_task(Task("there", ran.set))
+        scheduler.release_task(task.id)
+        scheduler._acquire()
+        cron._schedule._lock.acquire()
+        pid = ctypes.PyDLL(None).fork()  # past the hooks
+        if pid == 0:
+            signal.alarm(20)
+            scheduler.{method}()
+            assert ran.wait(10) and scheduler.stop(10) and cron.next_runs(1)
+            os._exit(7)
+        cron._schedule._lock.release()
+        scheduler._unlock()
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), scheduler.state)
+        """
+    )
+
+    assert (result.stdout, result.stderr) == ("7 new\n", "")
+
+
+@_FORKS
+def test_a_signal_handler_that_forks_in_the_middle() -> None:
+    """Of each line of what is done with the scheduler: the child has whole books, and goes on."""
+    result = _program(
+        """
+        from background_tasks import engine, scheduler as module
+        module._PATIENCE = 0.001
+        files = {engine.__file__, module.__file__}
+        count = at = 0
+
+        def use():
+            task = scheduler.add_task(Task("new", int, triggers=[OneTimeTrigger(delay=0)]))
+            scheduler.release_task(asked.id)
+            scheduler.cancel(asked.id)
+            scheduler.remove_task(task.id)
+
+        def trace(frame, event, arg):
+            global count
+            if frame.f_code.co_filename not in files:
+                return None
+            if event == "line":
+                count += 1
+                if count == at:
+                    sys.settrace(None)
+                    statuses.append(in_child(child))
+            return trace
+
+        def child():
+            s = scheduler.stats()
+            ended = s.succeeded + s.failed + s.missed + s.cancelled + s.dropped
+            assert s.released == ended + s.pending + s.running, s
+            assert s.running == 0 and scheduler.state == "stopped"
+            ran = threading.Event()
+            scheduler.start()
+            scheduler.release_task(scheduler.add_task(Task("there", ran.set)).id)
+            assert ran.wait(20) and scheduler.wait_idle(20) and scheduler.stop(20)
+
+        scheduler = Scheduler(1)
+        asked = scheduler.add_task(Task("asked", int))
+        scheduler.start()
+        statuses = []
+        while len(statuses) == at // 7:
+            at += 7
+            count = 0
+            sys.settrace(trace)
+            use()
+            sys.settrace(None)
+            assert scheduler.wait_idle(20)
+        assert scheduler.stop(20)
+        print(len(statuses) > 20, set(statuses))
+        """
+    )
+
+    assert (result.stdout, result.stderr) == ("True {0}\n", "")
+
+
+@_FORKS
 def test_a_scheduler_that_does_not_run_gives_no_warning() -> None:
     """One that was not started, or was stopped, is in the child what it was."""
     result = _program(
@@ -377,11 +463,28 @@ def test_locks_that_were_held_in_the_parent_are_free() -> None:
         assert lock.acquire(timeout=10)
 
     scheduler._forked()
-    _after_fork_in_child()
+    renew_locks()
 
     assert scheduler.add_task(Task("t", int, triggers=[PeriodicTrigger(cron_expr="0 6 * * *")]))
     assert schedule.next_after(utc_now())
     assert scheduler.stop(10)
+
+
+def test_a_child_that_nobody_has_told_of_the_fork(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It becomes one when the scheduler is started there, and once."""
+    monkeypatch.setattr(scheduler_module, "_all", lambda: [scheduler])
+    scheduler.start()
+    monkeypatch.setattr(scheduler_module, "_pid", 0)
+
+    scheduler.start()
+    scheduler.start()
+
+    assert [record.getMessage() for record in caplog.records] == [
+        "scheduler stopped in a forked child: start it there if it should run"
+    ]
+    assert scheduler.state == "running"
 
 
 def test_all_schedulers_are_stopped(monkeypatch: pytest.MonkeyPatch) -> None:

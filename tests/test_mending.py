@@ -452,6 +452,20 @@ def test_as_many_signals_are_let_in_as_before(permits: int) -> None:
     assert [changed.fire(), changed.fire()] == [True, False]
 
 
+def test_a_task_that_was_half_removed_and_is_done_is_removed_once() -> None:
+    """Its last run was lost with it, which removes a task of one-shots."""
+    made, task = _engine(OneTimeTrigger(delay=0))
+    made.release(NOON, 1)
+    run = made.take(NOON)
+    assert run is not None
+    _tear(made, "_disarm", lambda: made.remove(task.id, NOON))
+
+    mend(made, NOON)
+
+    assert made.tasks == {}
+    assert [each.status for each in task.execution_hist] == [Status.LOST]
+
+
 def test_what_a_fork_finds_half_done_is_mended() -> None:
     """A signal handler may fork in the middle of a change: the child has whole books."""
     made, _ = _engine(PeriodicTrigger(10))
