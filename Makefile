@@ -7,7 +7,7 @@ SOURCES := background_tasks tests
 VERSIONS := 3.10 3.11 3.12 3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo format lint typecheck test coverage long soak versions release-check check bench bench-quick build clean
+.PHONY: help install demo format lint typecheck test coverage long soak versions release-check check bench bench-quick mutants build clean
 
 help:  ## Print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -96,10 +96,21 @@ bench: $(BENCH)/.ready  ## Measure against limits and peers (10 minutes): table,
 bench-quick: $(BENCH)/.ready  ## The same in 2 minutes: fewer rounds and peers, shorter runs
 	$(BENCH)/bin/python -m tests.benchmarks --quick
 
+MUTANTS := build/venv-mutants
+$(MUTANTS)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(MUTANTS)
+	$(MUTANTS)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(MUTANTS)/bin/python -m pip install --quiet --disable-pip-version-check --editable . --group test "mutmut>=3.8,<4"
+	touch $@
+
+mutants: $(MUTANTS)/.ready  ## Change the pure modules 3,000 times, one by one: what does no test notice? (2 hours; resumes)
+	PYTHONHASHSEED=0 MODEL_EXAMPLES=60 ADMISSION_SYSTEMS=100 $(MUTANTS)/bin/mutmut run --max-children 1
+	$(MUTANTS)/bin/mutmut results
+
 build: $(READY)  ## Build the sdist and the wheel into dist/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check build
 	$(BIN)/python -m build --outdir dist
 
 clean:  ## Remove all that the other targets made
-	rm -rf $(VENV) build dist .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist mutants .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -6,12 +6,13 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 from background_tasks import Change, ChangeKind, Scheduler, Task, Trigger
 from background_tasks.checks import error_text
 
 settings.register_profile("suite", derandomize=True, deadline=None, max_examples=100)
+settings.register_profile("mutants", settings.get_profile("suite"), phases=[Phase.generate])
 settings.load_profile("suite")
 
 

@@ -1428,9 +1428,10 @@ def test_custom_one_time_task_goes_however_quick_its_run() -> None:
     _succeed(engine, _start(engine))
 
     trigger_of(arm).reset()
-    engine.rearmed(arm, None, _at(0))
+    engine.rearmed(arm, None, _at(1))
 
     assert not engine.tasks
+    assert (engine.changes[-1].kind, engine.changes[-1].at) == (ChangeKind.TASK_REMOVED, _at(1))
 
 
 @pytest.mark.parametrize(("missed", "waiting"), [("once", 1), ("skip", 1), ("all", 3)])
