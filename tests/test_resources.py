@@ -45,20 +45,11 @@ def touch_pages() -> None:
 
 
 def switch() -> None:
-    """Hand over to another thread and back, many times."""
-    mine, other = threading.Semaphore(0), threading.Semaphore(0)
-
-    def answer() -> None:
-        for _ in range(100):
-            other.acquire()
-            mine.release()
-
-    partner = threading.Thread(target=answer)
-    partner.start()
-    for _ in range(100):
-        other.release()
-        mine.acquire()
-    partner.join()
+    """Give the CPU away two hundred times: wait a moment for a lock that nobody lets go."""
+    held = threading.Lock()
+    held.acquire()
+    for _ in range(200):
+        held.acquire(timeout=0.001)
 
 
 def write(path: Path) -> None:
@@ -136,11 +127,11 @@ def test_page_faults_are_counted() -> None:
 
 
 def test_context_switches_are_counted() -> None:
-    """A thread that waits for another one a hundred times has waited as often."""
+    """Each wait is one, unless its time was up before it had begun; nothing else is charged."""
     used = cost_of(switch)
 
     assert used.voluntary_switches is not None
-    assert used.voluntary_switches >= 90
+    assert used.voluntary_switches >= 100
     assert used.minor_faults is not None
     assert used.minor_faults < _MANY / 10
     assert used.blocks_written == 0
@@ -210,7 +201,7 @@ def test_a_run_is_charged_for_all_of_it(tmp_path: Path) -> None:
     assert used.minor_faults is not None
     assert used.minor_faults >= _MANY
     assert used.voluntary_switches is not None
-    assert used.voluntary_switches >= 90
+    assert used.voluntary_switches >= 100
     assert used.bytes_written == 16 * 65536
     assert used.process_rss is not None
     assert used.process_rss > 1_000_000
