@@ -25,7 +25,7 @@ from background_tasks import (
     current_execution,
 )
 from background_tasks import scheduler as scheduler_module
-from background_tasks.clock import utc_now
+from background_tasks.clock import monotonic, utc_now
 from background_tasks.cron import renew_locks, schedule_of, zone_of
 from background_tasks.primitives import Primitives
 from background_tasks.scheduler import _after_fork_in_parent, _before_fork, _held, _State
@@ -629,3 +629,16 @@ def _program(body: str) -> subprocess.CompletedProcess[str]:
 
 def _joined(*parts: str) -> str:
     return "".join(map(textwrap.dedent, parts))
+
+
+def test_a_stop_in_a_signal_handler_while_it_forks_is_heard() -> None:
+    """It could not have the lock, which is held for the fork: it is carried out after it."""
+    scheduler = Scheduler(1)
+    scheduler.start()
+
+    assert scheduler._hold(monotonic() + 10)
+    scheduler._stops.append(False)  # what stop leaves when it has waited in vain
+    scheduler._let_go()
+
+    assert scheduler.state == "stopped"
+    assert scheduler.stop(10)
