@@ -1187,8 +1187,8 @@ def gates_close_and_open(stage: Stage) -> None:
     crowd = Crowd(stage)
     tasks = [stage.add(crowd) for _ in range(3)]
     reading = 100.0
-    made.start()
-    made.run_tasks()
+    stage.together(made.start, made.run_tasks, made.run_tasks)
+    stage.world.settle()  # it has been read by then
 
     release = [partial(made.release_task, task.id) for task in tasks]
     stage.together(*release, made.run_tasks)
@@ -1219,6 +1219,7 @@ def a_sensor_that_stops(stage: Stage) -> None:
 
     stage.together(made.start, channel.fire, made.run_tasks)
     deeds.clear()
+    stage.world.settle()  # or the last stop may still come
     made.resume()
     stage.until(lambda: stage.calls == 1)
 
