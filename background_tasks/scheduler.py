@@ -1389,12 +1389,8 @@ class Scheduler:
 
     def _man(self) -> None:
         """Have the pool run slots that were claimed; for which it has no thread it gives back."""
-        while self._unmanned:
+        while self._take_unmanned():
             pool = self._pool
-            try:
-                self._unmanned.pop()
-            except IndexError:  # another thread has taken it
-                return
             try:
                 if pool is None:
                     raise RuntimeError("the pool is gone: the scheduler was stopped")
@@ -1407,6 +1403,14 @@ class Scheduler:
                 self._report(error)
                 return
 
+    def _take_unmanned(self) -> bool:
+        """Take a slot that is to be started; False when others have taken all."""
+        try:
+            self._unmanned.pop()
+        except IndexError:
+            return False
+        return True
+
     def _give_back(self, pool: DaemonPool | None) -> None:
         """Return a slot that *pool* did not take, and those that wait for it.
 
@@ -1415,8 +1419,7 @@ class Scheduler:
         """
         with _Hold(self):
             self._engine.give_back_slot()
-            while self._unmanned:
-                self._unmanned.pop()
+            while self._take_unmanned():
                 self._engine.give_back_slot()
             if self._ticker is not None and (pool is None or pool is not self._pool):
                 self._ticker.wake()

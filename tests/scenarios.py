@@ -1354,7 +1354,7 @@ class Alarm(Trigger):
         return self._due
 
 
-@scenario()
+@scenario(slow=0)
 def a_custom_trigger_comes_due(stage: Stage) -> None:
     """A trigger of the user's is asked when it is due, also when a slot comes upon it first."""
     made = stage.open(3)

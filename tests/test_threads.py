@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from functools import partial
@@ -708,6 +709,26 @@ def test_no_thread_for_a_second_slot_at_first(gate: Gate) -> None:
         gate.leave.set()
 
     assert refused == []
+
+
+class _Taken(deque[None]):
+    """Slots of which another thread takes the last just before this one does."""
+
+    def pop(self) -> None:  # type: ignore[override] # it takes an index in the typeshed
+        """Find none any more."""
+        self.clear()
+        super().pop()
+
+
+def test_a_slot_that_is_given_back_while_another_thread_starts_the_next() -> None:
+    """Each is counted by the one that has it."""
+    scheduler = Scheduler(1)
+    scheduler._unmanned = _Taken([None])
+    scheduler._engine.slots = 1
+
+    scheduler._give_back(None)
+
+    assert scheduler._engine.slots == 0
 
 
 def test_a_slot_releases_what_is_due() -> None:
