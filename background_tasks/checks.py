@@ -23,6 +23,7 @@ __all__ = [
     "error_text",
     "has_method",
     "instant",
+    "line_text",
     "name_text",
     "number",
     "redacted",
@@ -54,6 +55,23 @@ def shown(value: object) -> str:
         return f"<{type(value).__name__} that cannot be shown>"
 
 
+def _named(function: object) -> str:
+    """Return the name of a callable; never its repr, which may show arguments or an object."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    try:
+        return repr(str(getattr(function, "__qualname__", type(function).__qualname__)))
+    except BaseException:  # a foreign attribute may raise anything, SystemExit included
+        return f"of type {type(function).__name__!r}"
+
+
+def line_text(text: str) -> str:
+    """Return *text* with what cannot stand in a line escaped, as repr does it."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
 def error_text(error: BaseException) -> str:
     """Return *error* as "ValueError: its text", or its name alone; never raises."""
     name = type.__dict__["__qualname__"].__get__(type(error))  # not what a metaclass makes of it
@@ -74,7 +92,7 @@ def redacted(redact: Callable[[str], str] | None, text: str) -> str:
         return f"<redacted: the redact function raised {error_text(error).partition(':')[0]}>"
     if not isinstance(clean, str):
         return f"<redacted: the redact function returned {type(clean).__name__}, no str>"
-    return clean
+    return str.__str__(clean)  # maybe of a subclass of str
 
 
 def number(rule: str, value: object) -> int | float:
@@ -215,7 +233,7 @@ def call(rule: str, function: object, args: tuple[object, ...], kwargs: dict[str
 def _check_has_self(rule: str, function: object, code: CodeType) -> None:
     if not code.co_flags & _TAKES_ANY:
         raise InvalidTypeError(
-            f"{rule} {shown(function)} must take args and kwargs: it is a method without self"
+            f"{rule} {_named(function)} must take args and kwargs: it is a method without self"
         )
 
 
@@ -243,11 +261,11 @@ def _check_synchronous(rule: str, function: Callable[..., object]) -> None:
     for each in (bare, type(bare).__call__):
         if inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each):
             raise InvalidTypeError(
-                f"{rule} must be synchronous, got the coroutine function {shown(function)}"
+                f"{rule} must be synchronous, got the coroutine function {_named(function)}"
             )
         if inspect.isgeneratorfunction(each):
             raise InvalidTypeError(
-                f"{rule} must return when it is done, got the generator function {shown(function)}"
+                f"{rule} must return when it is done, got the generator function {_named(function)}"
             )
 
 
@@ -256,11 +274,14 @@ def _check_arguments(
 ) -> None:
     try:
         signature = inspect.signature(function, follow_wrapped=False)
-    except (TypeError, ValueError):
-        return  # a builtin that tells nothing about its parameters
+    except (TypeError, ValueError):  # a builtin that tells nothing about its parameters
+        if isinstance(function, functools.partial):  # or one that was given too many already
+            args, kwargs = (*function.args, *args), {**function.keywords, **kwargs}
+            _check_arguments(rule, function.func, args, kwargs)
+        return
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
         raise InvalidTypeError(
-            f"{rule} {shown(function)} must take args and kwargs: {error}"
+            f"{rule} {_named(function)} must take args and kwargs: {error}"
         ) from None

@@ -364,13 +364,16 @@ class Gates:
 
     # No lock: every attribute is written by the sampling thread only, and what others read is
     # one reference to a tuple that is replaced, never changed.
-    def __init__(self, gates: Iterable[Gate] = ()) -> None:
-        """Start with all gates open and a sample due.
+    def __init__(
+        self, gates: Iterable[Gate] = (), redact: Callable[[str], str] | None = None
+    ) -> None:
+        """Start with all gates open and a sample due; *redact* is as for `Scheduler`.
 
         Raises:
             TypeError: *gates* is not a list, or another iterable, of Gate.
         """
         self._gates = _gates_of(gates)  # set once
+        self._redact = redact  # set once
         self._next = -math.inf  # sampling thread only; monotonic seconds, another may read it
         self._readings: tuple[GateReading, ...] = ()  # replaced by the sampling thread
         self._closed: tuple[GateReading, ...] = ()  # those of _readings; replaced after it
@@ -400,7 +403,8 @@ class Gates:
         self._next = now + _PERIOD  # first: a sensor may call what would sample again
         before = self._readings or (None,) * len(self._gates)
         self._readings = tuple(
-            _read(gate, last, at) for gate, last in zip(self._gates, before, strict=True)
+            _read(gate, last, at, self._redact)
+            for gate, last in zip(self._gates, before, strict=True)
         )
         self._closed = tuple(reading for reading in self._readings if reading.is_closed)
         return [reading for reading in self._readings if reading.news]
@@ -424,7 +428,9 @@ def _gates_of(gates: object) -> tuple[Gate, ...]:
     return wanted
 
 
-def _read(gate: Gate, before: GateReading | None, at: datetime) -> GateReading:
+def _read(
+    gate: Gate, before: GateReading | None, at: datetime, redact: Callable[[str], str] | None
+) -> GateReading:
     """Ask the gate's sensor; never raises."""
     was_closed = before is not None and before.is_closed
     had_failed = before is not None and before.value is None
@@ -444,7 +450,7 @@ def _read(gate: Gate, before: GateReading | None, at: datetime) -> GateReading:
         close=gate.close,
         reopen=gate.reopen,
         is_closed=is_closed,
-        error=error,
+        error=checks.redacted(redact, error),
         news=news,
     )
 

@@ -66,7 +66,7 @@ class Runner:
             outcome = self._attempt_here(execution, task)
         else:
             outcome = self._attempt_outside(execution, task, self._outside)
-        if outcome.error and self._redact is not None:
+        if self._redact is not None and (outcome.error or outcome.note):
             self._take_secrets_out(outcome)
         return outcome
 
@@ -74,6 +74,7 @@ class Runner:
         outcome.error = redacted(self._redact, outcome.error)
         outcome.traceback = redacted(self._redact, outcome.traceback)
         outcome.obstacle = redacted(self._redact, outcome.obstacle)
+        outcome.note = redacted(self._redact, outcome.note)
 
     def _attempt_here(self, execution: Execution, task: Task) -> Outcome:
         read, spent = self._meter

@@ -231,7 +231,7 @@ class Scheduler:
             around=_managers(around),
             redact=redact,
         )
-        self._gates = Gates(gates)
+        self._gates = Gates(gates, redact)
         self._sampling = _primitives.lock()  # only ever tried, so its place in the order is free
         self._rules = Rules(
             lanes=lanes,
@@ -980,9 +980,19 @@ class Scheduler:
             raise error
         try:
             self._engine.internal_errors = self._failures()
-            log(_ERROR, _INTERNAL, _error_fields(error))
+            log(_ERROR, _INTERNAL, self._error_fields(error))
         except BaseException:  # no memory to say it
             return
+
+    def _error_fields(self, error: BaseException) -> dict[str, object]:
+        text = checks.redacted(self._redact, checks.error_text(error))
+        kind, _, message = text.partition(": ")
+        return {
+            "event.name": "background_tasks.internal_error",
+            "exception.type": kind,
+            "exception.message": message,
+            "exception.stacktrace": checks.redacted(self._redact, traceback_text(error)),
+        }
 
     # Waiting
 
@@ -1267,6 +1277,7 @@ class Scheduler:
         trouble = self._outside.renew()
         if trouble is None:
             return
+        trouble = checks.redacted(self._redact, trouble)
         with _Hold(self):
             self._engine.renewed(trouble, self._primitives.utc_now())
 
@@ -1607,16 +1618,6 @@ def _stop_all() -> None:
     for scheduler in schedulers:
         for execution in scheduler._left_behind():
             log_or_print(_ERROR, _ABANDONED, _abandoned_fields(execution))
-
-
-def _error_fields(error: BaseException) -> dict[str, object]:
-    kind, _, message = checks.error_text(error).partition(": ")
-    return {
-        "event.name": "background_tasks.internal_error",
-        "exception.type": kind,
-        "exception.message": message,
-        "exception.stacktrace": traceback_text(error),
-    }
 
 
 def _abandoned_fields(execution: Execution) -> dict[str, object]:

@@ -624,7 +624,7 @@ class Task:
         """Name the task; never its arguments, which may be secret."""
         number = "not added" if self._id is None else f"{self._id}"
         state = "" if self._enabled else " disabled"
-        reason = f": {self._quarantine}" if self._quarantine else ""
+        reason = f": {checks.line_text(self._quarantine)}" if self._quarantine else ""
         return f"<Task {number} {self.name!r} priority={self._priority}{state}{reason}>"
 
 
@@ -632,7 +632,8 @@ def _arguments(args: object) -> tuple[object, ...]:
     if type(args) is tuple or type(args) is list:
         return tuple(args)  # without the abstract classes below, which are slow to ask
     if args is None or isinstance(args, (str, bytes, Mapping)) or not isinstance(args, Iterable):
-        raise InvalidTypeError(f"args must be a list or tuple, got {checks.shown(args)}")
+        # Not the value, which may be secret, as for kwargs.
+        raise InvalidTypeError(f"args must be a list or tuple, got a {type(args).__name__}")
     return tuple(args)
 
 
@@ -641,7 +642,7 @@ def _keywords(kwargs: object) -> dict[str, object]:
         return _NO_KEYWORDS
     if not isinstance(kwargs, Mapping) or not all(isinstance(key, str) for key in kwargs):
         raise InvalidTypeError(
-            f"kwargs must be a mapping with str keys, got {checks.shown(kwargs)}"
+            f"kwargs must be a mapping with str keys, got a {type(kwargs).__name__}"
         )
     return dict(kwargs)
 

@@ -36,16 +36,18 @@ class Bad(NamedTuple):
         value: The value.
         error: The builtin that the error is, too.
         rule: What the message says of it, when that is not the name of the argument.
+        name: What it is called in the message, when that is not the value: it may be secret.
     """
 
     value: Any
     error: type[Exception]
     rule: str | None = None
+    name: str = ""
 
     @property
     def shown(self) -> str:
         """How the message shows the value, its beginning if it is long."""
-        return repr(self.value)[:16]
+        return self.name or repr(self.value)[:16]
 
 
 class Evil:
@@ -58,6 +60,11 @@ class Evil:
 def bad_types(*values: object) -> list[Bad]:
     """Return *values* as those of a wrong kind."""
     return [Bad(value, TypeError) for value in values]
+
+
+def bad_kinds(*values: object) -> list[Bad]:
+    """Return *values* as those of a wrong kind, which are not shown."""
+    return [Bad(value, TypeError, name=f"got a {type(value).__name__}") for value in values]
 
 
 def bad_values(*values: object) -> list[Bad]:
@@ -307,8 +314,8 @@ def test_next_runs_refuses(trigger: Any, argument: str, bad: Bad) -> None:
                     for value in (None, 5, "@daily", PeriodicTrigger, object())
                 ),
             ],
-            "args": bad_types(None, 5, "text", b"text", {"a": 1}),
-            "kwargs": bad_types(None, 5, "text", [("a", 1)], {1: 2}),
+            "args": bad_kinds(None, 5, "text", b"text", {"a": 1}),
+            "kwargs": bad_kinds(None, 5, "text", [("a", 1)], {1: 2}),
             "retry_policy": bad_types(None, 3, RetryPolicy, {"max_retries": 3}),
             "enabled": FLAG,
             "priority": [*WHOLE, *bad_values(1_000_000_001, -1_000_000_001, 10**400)],
@@ -485,6 +492,7 @@ class Owner:
         pytest.param(Owner(), (), {}, id="callable object"),
         pytest.param(Owner, (1, 2), {}, id="class: one too many"),
         pytest.param(functools.partial(one, 1), (2,), {}, id="partial: one too many"),
+        pytest.param(functools.partial(keyword, 1), (), {}, id="partial: one too many in it"),  # type: ignore[call-arg]
         pytest.param(functools.partial(one), (), {}, id="partial: one too few"),
         pytest.param(functools.partial(one, 1), (), {"y": 2}, id="partial: unknown keyword"),
         pytest.param(len, (), {}, id="builtin: one too few"),
@@ -597,8 +605,8 @@ CALLS = call_rows(
             bad_types(None, 5, PeriodicTrigger(60)),
         ),
         "task description": (decorated("description"), "description must ", TEXT[1:]),
-        "task args": (decorated("args"), "args must ", bad_types(None, 5, "text")),
-        "task kwargs": (decorated("kwargs"), "kwargs must ", bad_types(None, 5, [("a", 1)])),
+        "task args": (decorated("args"), "args must ", bad_kinds(None, 5, "text")),
+        "task kwargs": (decorated("kwargs"), "kwargs must ", bad_kinds(None, 5, [("a", 1)])),
         "task retry_policy": (decorated("retry_policy"), "retry_policy must ", NONE),
         "task enabled": (decorated("enabled"), "enabled must ", FLAG),
         "task priority": (decorated("priority"), "priority must ", WHOLE),
@@ -613,7 +621,13 @@ CALLS = call_rows(
         "task function": (
             lambda s, value: s.task(interval=60)(value),
             "function ",
-            bad_types(coroutine_function, generator_function, Asynchronous(), one, 5),
+            [
+                *bad_types(5),
+                Bad(coroutine_function, TypeError, name="'coroutine_function'"),
+                Bad(generator_function, TypeError, name="'generator_function'"),
+                Bad(Asynchronous(), TypeError, name="'Asynchronous'"),
+                Bad(one, TypeError, name="'one'"),
+            ],
         ),
     }
 )

@@ -271,7 +271,7 @@ def test_no_memory_to_say_what_has_failed(
     task = scheduler.add_task(Task("t", int))
     scheduler.release_task(task.id)
     _make_fail(scheduler._engine, "finish")
-    monkeypatch.setattr(scheduler_module, "_error_fields", _raise(MemoryError(), takes=1))
+    monkeypatch.setattr(scheduler_module, "traceback_text", _raise(MemoryError(), takes=1))
 
     scheduler.run_tasks()
 
