@@ -66,6 +66,7 @@ class ChangeKind(str, Enum):
     GATE_OPENED = "gate.opened", logging.INFO
     GATE_FAILED = "gate.failed", logging.WARNING  # its sensor fails, which opens it
     GATE_RECOVERED = "gate.recovered", logging.INFO  # its sensor works again
+    THREAD_REFUSED = "thread.refused", logging.WARNING  # no slot more: runs wait; once a minute
     EXECUTOR_BROKEN = "executor.broken", logging.ERROR  # no run starts until it is mended
     EXECUTOR_RENEWED = "executor.renewed", logging.WARNING  # its factory made another
     TASK_ADDED = "task.added", logging.DEBUG

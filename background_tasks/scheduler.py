@@ -258,6 +258,7 @@ class Scheduler:
         self._pool: DaemonPool | None = None  # guarded by _lock; None until needed
         self._stops: deque[bool] = deque()  # asked for without the lock; True is with cancel
         self._unmanned: deque[None] = deque()  # claimed slots that the pool does not know yet
+        self._refused_at = -math.inf  # guarded by _lock; monotonic, when that was told last
         self._is_torn = False  # guarded by _lock; a change broke off and is not mended
         self._failures = itertools.count(1).__next__  # no lock, which might be what has failed
         # Guarded by _lock; events of threads that wait for us -> runs they are inside of.
@@ -1406,8 +1407,8 @@ class Scheduler:
                 if pool is None:
                     raise RuntimeError("the pool is gone: the scheduler was stopped")
                 pool.start(self._slot)
-            except RuntimeError:
-                self._give_back(pool)
+            except RuntimeError as error:
+                self._give_back(pool, checks.error_text(error))
                 return
             except BaseException as error:
                 self._give_back(pool)
@@ -1422,7 +1423,7 @@ class Scheduler:
             return False
         return True
 
-    def _give_back(self, pool: DaemonPool | None) -> None:
+    def _give_back(self, pool: DaemonPool | None, trouble: str = "") -> None:
         """Return a slot that *pool* did not take, and those that wait for it.
 
         Another pool, after a resume, is tried at once; one that has no thread to give at the next
@@ -1432,8 +1433,18 @@ class Scheduler:
             self._engine.give_back_slot()
             while self._take_unmanned():
                 self._engine.give_back_slot()
-            if self._ticker is not None and (pool is None or pool is not self._pool):
-                self._ticker.wake()
+            if pool is None or pool is not self._pool:
+                if self._ticker is not None:
+                    self._ticker.wake()
+            elif trouble:
+                self._note_refusal(trouble)
+
+    def _note_refusal(self, trouble: str) -> None:
+        """Leave it to be told, once a minute, that there is no thread; the lock is held."""
+        at = self._primitives.monotonic()
+        if at - self._refused_at >= _MINUTE:
+            self._refused_at = at
+            self._engine.note(ChangeKind.THREAD_REFUSED, self._primitives.utc_now(), reason=trouble)
 
     def _next_run(self) -> Run | None:
         """Take the best ready run; the lock is held.

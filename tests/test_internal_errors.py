@@ -44,6 +44,10 @@ class Fails:
         self._errors = list(errors)
         self.has_failed = threading.Event()
 
+    def recover(self) -> None:
+        """Fail no more."""
+        self._errors.clear()
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Fail, or do what it stands in for."""
         if self._errors:
@@ -302,6 +306,27 @@ def test_no_memory_for_a_thread(error: BaseException, internal_errors: list[str]
     assert scheduler._engine.slots == 0
     assert len(internal_errors) == isinstance(error, MemoryError)
     internal_errors.clear()
+
+
+def test_a_lack_of_threads_is_told_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    """In a warning that says what the system says; the runs wait, and take their turn later."""
+    scheduler = InlineScheduler(2)
+    task = scheduler.add_task(Task("t", int, max_instances=2))
+    refused = [RuntimeError("can't start new thread")] * 100
+    scheduler._pool = DaemonPool(2, "t", scheduler._primitives)
+    fails = _make_fail(scheduler._pool, "_hire", *refused)
+
+    for _ in range(5):
+        scheduler.release_task(task.id)
+        scheduler.run_tasks()
+        scheduler.clock.advance(seconds=29)
+    fails.recover()
+    scheduler.run_tasks()
+
+    told = [line for line in caplog.records if line.getMessage() == "thread refused"]
+    assert len(told) == 2
+    assert vars(told[0])["background_tasks.reason"] == "RuntimeError: can't start new thread"
+    assert (scheduler.stats().succeeded, scheduler._engine.slots) == (5, 0)
 
 
 def test_no_memory_for_the_pool(
