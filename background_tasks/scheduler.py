@@ -448,7 +448,8 @@ class Scheduler:
     def start(self) -> None:
         """Arm all triggers anew and begin ticking. Does nothing while running; does not block.
 
-        After a stop, pending runs, retries and spent one-shots stay as they were.
+        After a stop, pending runs, retries and spent one-shots stay as they were. It then runs
+        until it is stopped or the process ends, also when nobody refers to it any more.
 
         Raises:
             RuntimeError: The system gives no thread; the scheduler is as it was.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import sysconfig
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
@@ -39,6 +41,12 @@ def test_the_wall_time_is_aware_and_in_utc() -> None:
 
     assert now.utcoffset() == timedelta(0)
     assert before <= now <= datetime.now(timezone.utc)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems than Linux wait otherwise")
+def test_waits_go_by_a_clock_that_nobody_sets() -> None:
+    """Those for locks and events, since Python 3.10 where glibc has sem_clockwait."""
+    assert sysconfig.get_config_var("HAVE_SEM_CLOCKWAIT") == 1
 
 
 def test_freezegun_is_obeyed() -> None:

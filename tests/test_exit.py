@@ -240,6 +240,37 @@ def test_the_end_of_a_process_whose_lock_is_lost(
     assert scheduler.stop(10)
 
 
+def test_started_after_the_end_of_the_process_began() -> None:
+    """A handler that runs after ours is told that there is no thread, or has one; the end comes."""
+    program = """
+        import atexit
+
+        def late():
+            try:
+                scheduler.start()
+            except RuntimeError as error:
+                print(scheduler.state, error)
+            else:
+                print(scheduler.state, scheduler.stop(10))
+
+        atexit.register(late)
+        from background_tasks import Scheduler
+        scheduler = Scheduler(1)
+        scheduler.start()
+    """
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=55,
+        check=False,
+    )
+
+    refused = "stopped can't create new thread at interpreter shutdown\n"
+    assert result.stdout in (refused, "running True\n")
+    assert (result.stderr, result.returncode) == ("", 0)
+
+
 def test_ctrl_c_ends_the_wait(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left is named at once, and no traceback comes of it."""
     named: list[object] = []

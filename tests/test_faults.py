@@ -11,13 +11,15 @@ import asyncio
 import gc
 import logging
 import os
+import re
 import subprocess
 import sys
 import textwrap
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,7 @@ from background_tasks import (
     InvalidTypeError,
     OneTimeTrigger,
     PeriodicTrigger,
+    RetryPolicy,
     Scheduler,
     Status,
     Task,
@@ -143,16 +146,16 @@ def test_a_long_chain_of_causes_is_cut(scheduler: Scheduler) -> None:
 
     def fail() -> None:
         cause = ValueError("first")
-        for number in range(300):
+        for number in range(2000):
             error = ValueError(f"number {number}")
             error.__cause__, cause = cause, error
         raise cause
 
     execution = scheduler.run_task(scheduler.add_task(Task("t", fail)).id)
 
-    assert execution.error == "ValueError: number 299"
+    assert execution.error == "ValueError: number 1999"
     assert len(execution.traceback) <= 16_000
-    assert execution.traceback.endswith("ValueError: number 299\n")
+    assert execution.traceback.endswith("ValueError: number 1999\n")
 
 
 def test_arguments_are_shared_references(scheduler: Scheduler) -> None:
@@ -414,7 +417,86 @@ def test_a_scheduler_that_is_gone_leaves_a_trigger_that_takes_signals() -> None:
     assert changed.waiting == 1
 
 
+def test_a_task_that_is_added_while_stopped_waits(scheduler: Scheduler) -> None:
+    """Nothing of it runs before the next start, which arms it."""
+    ran = threading.Event()
+    scheduler.start()
+    assert scheduler.stop(10)
+    scheduler.add_task(Task("t", ran.set, triggers=[OneTimeTrigger(delay=0)]))
+    assert scheduler.run_tasks() == 0
+
+    scheduler.start()
+
+    assert ran.wait(10)
+
+
+def test_a_task_keeps_its_triggers() -> None:
+    """They are a tuple that cannot be replaced: its schedule is what it was given."""
+    trigger = OneTimeTrigger(delay=60)
+    task = Task("t", int, triggers=[trigger])
+
+    with pytest.raises(AttributeError):
+        task.triggers = ()  # type: ignore[misc]
+
+    assert task.triggers == (trigger,)
+
+
 # The lifecycle
+
+
+def test_a_scheduler_that_nobody_keeps_runs_on() -> None:
+    """Until it is stopped, as its thread keeps it."""
+    ran = threading.Semaphore(0)
+    scheduler = Scheduler(1, tick_interval=0.01)
+    scheduler.add_task(Task("t", ran.release, triggers=[PeriodicTrigger(interval=0.001)]))
+    scheduler.start()
+    kept = weakref.ref(scheduler)
+    del scheduler
+    gc.collect()
+
+    for _ in range(3):
+        assert ran.acquire(timeout=10)
+    left = kept()
+    assert left is not None
+    assert left.stop(10)
+
+
+def test_a_retry_waits_while_stopped() -> None:
+    """It is dropped by no stop, and comes after the resume."""
+    scheduler = InlineScheduler()
+    retry = RetryPolicy(max_retries=1, delay=60)
+    task = scheduler.add_task(Task("t", _raiser(OSError("no route")), retry_policy=retry))
+    scheduler.start()
+    scheduler.release_task(task.id)
+    scheduler.run_tasks()
+    assert scheduler.stop()
+    scheduler.clock.advance(seconds=90)
+    assert scheduler.stats().pending == 1
+
+    scheduler.resume()
+    scheduler.run_tasks()
+
+    assert [(run.status, run.attempts) for run in task.execution_hist] == [("FAILED", 2)]
+
+
+# Size
+
+
+def test_a_tick_costs_the_same_for_any_number_of_tasks() -> None:
+    """While none is due it looks at none of them."""
+
+    def calls(tasks: int) -> int:
+        scheduler = InlineScheduler()
+        for _ in range(tasks):
+            scheduler.add_task(Task("t", int, triggers=[PeriodicTrigger(interval=3600)]))
+        count = [0]
+        before = sys.getprofile()
+        sys.setprofile(lambda *_: count.__setitem__(0, count[0] + 1))
+        scheduler.run_tasks()
+        sys.setprofile(before)
+        return count[0]
+
+    assert calls(10) == calls(1000)
 
 
 def test_an_error_in_the_body_of_with(gate: Gate) -> None:
@@ -465,6 +547,25 @@ def test_cycles_of_start_and_stop_leave_nothing_behind() -> None:
 
 
 # Security
+
+
+def test_nothing_is_taken_from_the_environment() -> None:
+    """But for what a terminal says of itself."""
+    assert _users_of_attribute("environ", "getenv") <= {"top", "table", "frame"}
+
+
+def test_pickle_is_for_executors_only() -> None:
+    """What they send and bring back; nothing is stored by it."""
+    assert _users_of("pickle") == {"outside", "far_side"}
+
+
+def test_there_are_two_dependencies() -> None:
+    """Neither is one whose old releases name a package that anybody could have registered."""
+    needed = [line for line in requires("background-tasks") or () if "extra ==" not in line]
+
+    names = sorted(re.split("[<>=]", line)[0] for line in needed)
+    assert names == ["croniter", "python-json-logger"]
+    assert "python-json-logger>=3.3" in needed
 
 
 def test_secrets_are_taken_out_of_errors(caplog: pytest.LogCaptureFixture) -> None:
@@ -603,14 +704,7 @@ def test_a_subinterpreter(how: str, said: str) -> None:
 )
 def test_no_module_opens_a_door(name: str, expected: set[str]) -> None:
     """No socket is opened but on purpose, nothing is stored or loaded that could be code."""
-    users = {
-        path.stem
-        for path in Path(background_tasks.__path__[0]).glob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if name in _imported(node)
-    }
-
-    assert users == expected
+    assert _users_of(name) == expected
 
 
 def test_no_module_evaluates_text() -> None:
@@ -619,6 +713,23 @@ def test_no_module_evaluates_text() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id not in ("eval", "exec", "compile", "__import__")
+
+
+def _nodes() -> Iterator[tuple[str, ast.AST]]:
+    for path in Path(background_tasks.__path__[0]).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            yield path.stem, node
+
+
+def _users_of(name: str) -> set[str]:
+    """Return the modules that import another one."""
+    return {module for module, node in _nodes() if name in _imported(node)}
+
+
+def _users_of_attribute(*names: str) -> set[str]:
+    """Return the modules that use an attribute of one of these names."""
+    nodes = ((module, node) for module, node in _nodes() if isinstance(node, ast.Attribute))
+    return {module for module, node in nodes if node.attr in names}
 
 
 def _imported(node: ast.AST) -> set[str]:
