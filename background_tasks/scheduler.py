@@ -83,6 +83,7 @@ _MINUTE = 60.0  # seconds; a trigger that is slow is told of no more often
 _LOOKED_AT = 100  # runs that wait, by `health`
 _FROZEN_PAUSE = 0.05  # seconds; the least wait while the wall clock stands still: 0.4 % CPU
 _PATIENCE = 1.0  # seconds; far above any hold of the lock: a guess
+_GOES = 20  # at the lock, however late it is; a guess
 _ABANDONED = "run abandoned at exit: its task did not end in time"
 _INTERNAL = "internal error"
 _STOPPED_BY_FORK = "scheduler stopped in a forked child: start it there if it should run"
@@ -860,10 +861,13 @@ class Scheduler:
         """Take the lock, which `_unlock` or `_let_go` lets go again; False when that failed.
 
         When it cannot be had until monotonic *end* this thread is inside of us already: it forks
-        or stops us from a signal handler or a finalizer.
+        or stops us from a signal handler or a finalizer. Unless it was kept from running itself,
+        as on a machine that is overloaded or was suspended: so it has a few goes at least.
         """
+        goes = 0
         while not self._lock.acquire(False):
-            if monotonic() > end:
+            goes += 1
+            if goes > _GOES and monotonic() > end:
                 return False
             self._primitives.pause(0)
         return True

@@ -381,6 +381,16 @@ def test_stop_that_gets_the_lock_at_last(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not scheduler._stops
 
 
+def test_stop_on_an_overloaded_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that did not run for long has another go before it gives up: the lock is free."""
+    scheduler = Scheduler(1, _primitives=Primitives(pause=lambda _: scheduler._unlock()))
+    late = iter([0.0, 3600.0])
+    monkeypatch.setattr(scheduler_module, "monotonic", lambda: next(late))
+    scheduler._acquire()
+
+    assert scheduler.stop()
+
+
 def test_stop_that_breaks_off_where_it_was_asked_for(
     monkeypatch: pytest.MonkeyPatch, internal_errors: list[str]
 ) -> None:
