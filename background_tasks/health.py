@@ -18,7 +18,7 @@ from background_tasks.plain import to_dict
 __all__ = ["Findings", "Health", "Pulse", "health_of"]
 
 _MINUTE = 60.0  # seconds that lags are kept
-_GRAIN = 0.05  # seconds; of the lags that lie closer together the longest is kept
+_GRAIN = 0.5  # seconds; of the lags that lie closer together the longest is kept
 _TICKS = 3  # so many ticks and a second without a look around are no delay any more: a guess
 _LATEST = 1.0  # seconds; a loop that is later than this, or a tick, is too late: a guess
 
