@@ -79,8 +79,7 @@ release-check: $(READY)  ## Check that the version heads the changelog
 	assert version in heads[:2], f"CHANGELOG.md starts with {heads[:2]}, not {version}"'
 
 check: lint typecheck release-check  ## All that must hold before a change lands
-	$(MAKE) --jobs=2 --output-sync=target coverage versions
-	$(MAKE) test
+	$(MAKE) --jobs=2 --output-sync=target coverage versions test
 
 BENCH := build/venv-bench
 $(BENCH)/.ready: pyproject.toml
