@@ -45,7 +45,7 @@ from background_tasks.resources import added
 from background_tasks.run import NOBODY, Outcome, Run
 from background_tasks.task import TIMED_OUT, WAS_CANCELLED, WAS_STOPPED, Execution, Status, Task
 from background_tasks.trigger import Arm, Signal, TimedTrigger, Trigger, arms_of, trigger_of
-from background_tasks.usage import tallied
+from background_tasks.usage import Tally
 
 __all__ = ["MAX_CATCH_UP", "Deadline", "Engine", "Pending", "Stats"]
 
@@ -192,7 +192,9 @@ def _forget_oldest(task: Task, latest: Execution) -> None:
     """Keep of the oldest execution what it cost; that is *latest* in a task without a history."""
     oldest = task._history.pop(0) if task._history else latest
     if oldest.attempts:
-        task._tally = tallied(task._tally, oldest._cost)
+        if task._tally is None:
+            task._tally = Tally()
+        task._tally.add(oldest._cost)
 
 
 def _either(given: timedelta | None, otherwise: timedelta) -> timedelta:

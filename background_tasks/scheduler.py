@@ -71,7 +71,7 @@ from background_tasks.trigger import (
     Trigger,
     trigger_of,
 )
-from background_tasks.usage import Tally
+from background_tasks.usage import Totals
 
 __all__ = ["Scheduler"]
 
@@ -841,10 +841,10 @@ class Scheduler:
             self._claim_while_ticking()
             self._notify()
 
-    def history_of(self, task: Task) -> tuple[list[Execution], Tally]:
+    def history_of(self, task: Task) -> tuple[list[Execution], Totals]:
         """Return the ended executions of a task and what others cost before; `Task` calls this."""
         with _Hold(self):
-            return list(task._history or ()), task._tally
+            return task._kept()
 
     # The lock
 

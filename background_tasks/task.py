@@ -31,7 +31,7 @@ from background_tasks.plain import to_dict
 from background_tasks.primitives import Event
 from background_tasks.resources import NO_COST, Cost, Resources
 from background_tasks.trigger import Arm, Trigger
-from background_tasks.usage import NO_TALLY, Tally, Usage, usage_of
+from background_tasks.usage import NOTHING, Tally, Totals, Usage, usage_of
 
 __all__ = [
     "MISSED_POLICIES",
@@ -392,7 +392,7 @@ class TaskOwner(Protocol):
     def change_task(self, task: Task, field: str, value: Any) -> None:
         """Set *field* ("enabled" or "priority") and act on it."""
 
-    def history_of(self, task: Task) -> tuple[list[Execution], Tally]:
+    def history_of(self, task: Task) -> tuple[list[Execution], Totals]:
         """Return the ended executions of *task*, oldest first, and what those before them cost."""
 
 
@@ -538,7 +538,7 @@ class Task:
         # A list, made at the first: an empty deque costs 0.8 kB, and taking the first of a
         # hundred out of a list costs 30 ns.
         self._history: list[Execution] | None = None
-        self._tally = NO_TALLY  # of the executions that are no longer in the history
+        self._tally: Tally | None = None  # of the executions that are no longer in the history
         self._quarantine: str | None = None
         # What the engine keeps of it.
         self._is_removed = False
@@ -609,10 +609,11 @@ class Task:
         history, before = self._past()
         return usage_of((each._cost for each in history if each.attempts), before)
 
-    def _past(self) -> tuple[list[Execution], Tally]:
-        if self._owner is None:
-            return list(self._history or ()), self._tally
-        return self._owner.history_of(self)
+    def _past(self) -> tuple[list[Execution], Totals]:
+        return self._kept() if self._owner is None else self._owner.history_of(self)
+
+    def _kept(self) -> tuple[list[Execution], Totals]:
+        return list(self._history or ()), NOTHING if self._tally is None else self._tally.totals()
 
     def _change(self, field: str, value: Any) -> None:
         if self._owner is None:

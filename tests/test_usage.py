@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from background_tasks import Resources, Scheduler, Summary, Task, Usage
-from background_tasks.usage import NO_TALLY, tallied, usage_of
+from background_tasks.usage import NOTHING, Tally, usage_of
 
 # One attempt's cost, by hand: wall, CPU user and system, faults, switches, blocks.
 ONE = (2.0, 1.0, 0.5, 10, 1, 4, 2, 8, 16)
@@ -14,12 +14,12 @@ OTHER = (1.0, 0.25, 0.75, 30, 0, 2, 3, 0, 0)
 
 def test_no_runs() -> None:
     """Nothing in sum, and nothing is divided by it."""
-    assert usage_of([], NO_TALLY) == Usage(Summary(), Summary())
+    assert usage_of([], NOTHING) == Usage(Summary(), Summary())
 
 
 def test_total_mean_and_maximum() -> None:
     """Of two runs, by hand."""
-    usage = usage_of([ONE, OTHER], NO_TALLY)
+    usage = usage_of([ONE, OTHER], NOTHING)
 
     assert usage.history == usage.since_added
     assert usage.history.runs == 2
@@ -33,7 +33,7 @@ def test_runs_that_were_measured_differently() -> None:
     long, short = (*ONE, 100, 200, 5000), (4.0, 0.0, 0.0)
 
     for order in ([long, short], [short, long], [long, (*OTHER, None, None, None)]):
-        usage = usage_of(order, NO_TALLY).history
+        usage = usage_of(order, NOTHING).history
         assert usage.total[9:] == (100, 200, None)
         assert usage.mean[9:] == (50, 100, 2500)
         assert usage.maximum[9:] == (100, 200, 5000)
@@ -41,11 +41,39 @@ def test_runs_that_were_measured_differently() -> None:
 
 def test_what_left_the_history_still_counts() -> None:
     """Since the task was added; the history is what is in it."""
-    usage = usage_of([OTHER], tallied(NO_TALLY, ONE))
+    tally = Tally()
+    tally.add(ONE)
+
+    usage = usage_of([OTHER], tally.totals())
 
     assert usage.history.total == Resources(*OTHER)
     assert usage.since_added.total == Resources(3.0, 1.25, 1.25, 40, 1, 6, 5, 8, 16)
     assert usage.since_added.runs == 2
+
+
+@pytest.mark.parametrize("number", [7, 8, 9, 20])
+def test_many_that_left_the_history(number: int) -> None:
+    """However many are added at once: none is lost and none counts twice."""
+    tally = Tally()
+    for place in range(number):
+        tally.add(ONE if place % 2 else OTHER)
+    totals = tally.totals()
+
+    ones, others = number // 2, number - number // 2
+    assert totals.runs == number
+    assert totals.sums == tuple(ones * a + others * b for a, b in zip(ONE, OTHER, strict=True))
+    assert totals.maxima == tuple(map(max, ONE, OTHER))
+
+
+def test_many_that_were_measured_differently() -> None:
+    """Among eight that are added at once, too."""
+    tally = Tally()
+    for place in range(11):
+        tally.add((4.0, 0.0, 0.0) if place % 2 else (*ONE, None, None, 5000))
+    totals = tally.totals()
+
+    assert (totals.runs, totals.sums[0], totals.sums[3]) == (11, 6 * 2.0 + 5 * 4.0, 60)
+    assert totals.maxima == (4.0, *ONE[1:], None, None, 5000)
 
 
 @pytest.mark.parametrize(("history", "kept"), [(2, 2), (0, 0), (100, 5)])
@@ -79,7 +107,7 @@ def test_runs_that_never_started_cost_nothing() -> None:
 
 def test_plain_values() -> None:
     """By name, down to the last."""
-    usage = usage_of([(1.0, 0.5, 0.25)], NO_TALLY).to_dict()
+    usage = usage_of([(1.0, 0.5, 0.25)], NOTHING).to_dict()
 
     assert usage["history"]["total"]["cpu_user"] == 0.5
     assert usage["since_added"]["runs"] == 1
