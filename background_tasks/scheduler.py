@@ -872,8 +872,8 @@ class Scheduler:
             self._primitives.pause(0)
         return True
 
-    def _unlock(self) -> None:
-        """Let the lock go, then do what must not be done under it."""
+    def _unlock(self, *, mans: bool = True) -> None:
+        """Let the lock go, then do what must not be done under it; with *mans*, start threads."""
         engine, ticker = self._engine, self._ticker
         try:
             until = None if ticker is None else ticker.until  # once: its thread sets it to None
@@ -885,7 +885,7 @@ class Scheduler:
             self._lock.release()
         if self._stops:
             self._heed()
-        if self._unmanned:
+        if mans and self._unmanned:
             self._man()
         if engine.rung:
             self._attend()
@@ -1384,17 +1384,24 @@ class Scheduler:
 
     # Slots
 
-    def _claim(self) -> None:
-        """Claim slots for what is ready; the lock is held. `_unlock` has the pool run them."""
+    def _claim(self) -> bool:
+        """Claim slots for what is ready; the lock is held. `_unlock` has the pool run them.
+
+        Returns:
+            True when there are any.
+        """
         engine = self._engine
         slots = engine.slots
         try:
-            if engine.claim_slots() and self._pool is None:
+            if not engine.claim_slots():
+                return False
+            if self._pool is None:
                 most = self._max + self._replacements
                 self._pool = DaemonPool(most, "background_tasks-slot", self._primitives)
             while slots < engine.slots:
                 self._unmanned.append(None)
                 slots += 1
+            return True
         except BaseException:
             engine.slots = slots
             raise
@@ -1470,6 +1477,7 @@ class Scheduler:
         try:
             me = self._primitives.get_ident()
             while True:
+                claimed = False  # what others claim they start: this one has a run to see to
                 self._acquire()
                 try:
                     if run is None or outcome is None:
@@ -1486,12 +1494,12 @@ class Scheduler:
                         self._engine.slots -= 1  # no call, which might fail: it is given back once
                         return
                     run.thread = me
-                    self._claim()
+                    claimed = self._claim()
                 except BaseException:
                     self._lose(run)
                     raise
                 finally:
-                    self._unlock()
+                    self._unlock(mans=claimed)
                 outcome = self._runner.attempt(run.execution, run.task)
         except BaseException as error:
             if has_slot:

@@ -769,6 +769,32 @@ def _interrupted(monkeypatch: pytest.MonkeyPatch, *meanwhile: Callable[[], objec
     monkeypatch.setattr(scheduler_module, "DaemonPool", Interrupted)
 
 
+def test_a_slot_runs_before_it_starts_what_another_thread_has_claimed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or the first of several runs that are due at once would wait for all threads to start."""
+    ran, all_started = threading.Event(), threading.Event()
+    starters: list[int] = []
+
+    class Watched(DaemonPool):
+        def start(self, fn: Callable[[], object]) -> None:
+            if starters:
+                assert ran.wait(10)  # the first slot does, while the others are only claimed
+            super().start(fn)
+            starters.append(threading.get_ident())
+            if len(starters) == 3:
+                all_started.set()
+
+    monkeypatch.setattr(scheduler_module, "DaemonPool", Watched)
+    scheduler = Scheduler(3)
+    for _ in range(3):
+        scheduler.release_task(scheduler.add_task(Task("t", ran.set)).id)
+    with scheduler:
+        assert all_started.wait(10)
+
+    assert len(set(starters)) == 1
+
+
 def test_stopped_between_the_claim_of_a_slot_and_its_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
