@@ -313,7 +313,8 @@ class Engine:
             arm._arm_task = None
         task._pending, task._arms = None, ()  # no circle of references is left
         del self.tasks[task_id]  # last: whoever mends finds what is removed half
-        self.note(ChangeKind.TASK_REMOVED, now, task)
+        if self.level <= _QUIET_LEVEL:
+            self.note(ChangeKind.TASK_REMOVED, now, task)
 
     def forget(self, task: Task) -> None:
         """Undo an `add` that broke off."""
@@ -886,17 +887,18 @@ class Engine:
         is_first = execution.attempts == 1
         execution._cost = outcome.cost if is_first else added(execution._cost, outcome.cost)
         execution.error, execution.traceback = outcome.error, outcome.traceback
-        if outcome.error and self.level <= _QUIET_LEVEL:
-            self.note(ChangeKind.ATTEMPT_FAILED, now, task, run)
         if not outcome.error:
             if task.keep_results:
                 execution.results = outcome.results
             self._end(run, _ENDED_WELL[execution.cancel_reason], now, outcome.note)
-        elif outcome.retry_after is None or task._is_removed or was_cancelled:
-            status = _LOST if outcome.is_lost else _ENDED_BADLY[execution.cancel_reason]
-            self._end(run, status, now)
         else:
-            self._plan_retry(run, outcome.retry_after, now)
+            if self.level <= _QUIET_LEVEL:
+                self.note(ChangeKind.ATTEMPT_FAILED, now, task, run)
+            if outcome.retry_after is None or task._is_removed or was_cancelled:
+                status = _LOST if outcome.is_lost else _ENDED_BADLY[execution.cancel_reason]
+                self._end(run, status, now)
+            else:
+                self._plan_retry(run, outcome.retry_after, now)
         if task._pending is not None:
             self._promote(task, now)
 
@@ -1009,10 +1011,11 @@ class Engine:
 
     def _note_end(self, arm: Arm, now: datetime) -> None:
         """Let the trigger of a run know that the run has ended: "delay" counts from here."""
-        is_planned = arm._arm_timed is not None and arm._arm_timed.ended(now)
-        if is_planned:
-            self._saw(now)
-        if is_planned and not arm._arm_is_asked:  # or `rearmed` will put it there
+        timed = arm._arm_timed
+        if timed is None or not timed.ended(now):
+            return
+        self._saw(now)
+        if not arm._arm_is_asked:  # or `rearmed` will put it there
             self._enter(arm)
 
     def _clear_away(self, task: Task, now: datetime) -> None:

@@ -140,21 +140,14 @@ if hasattr(resource, "RUSAGE_THREAD"):
     _counters = itemgetter(0, 1, 6, 7, 14, 15, 9, 10)
 
     def _read() -> Reading:
-        return monotonic(), *_counters(_getrusage(_THREAD))
+        return monotonic(), _counters(_getrusage(_THREAD))
 
     def _spent(before: Reading, after: Reading) -> Cost:
-        # A plain tuple of numbers is no work for the garbage collector, however long the history.
-        return (
-            after[0] - before[0],
-            after[1] - before[1],
-            after[2] - before[2],
-            after[3] - before[3],
-            after[4] - before[4],
-            after[5] - before[5],
-            after[6] - before[6],
-            after[7] - before[7],
-            after[8] - before[8],
-        )
+        # One by one, since a loop takes 0.3 us more. A plain tuple of numbers is no work for the
+        # garbage collector, however long the history.
+        t, (a, b, c, d, e, f, g, h) = before
+        t_, (a_, b_, c_, d_, e_, f_, g_, h_) = after
+        return t_ - t, a_ - a, b_ - b, c_ - c, d_ - d, e_ - e, f_ - f, g_ - g, h_ - h
 
     BASIC = Meter(_read, _spent)
 

@@ -62,10 +62,11 @@ class Runner:
 
     def attempt(self, execution: Execution, task: Task) -> Outcome:
         """Call the function of *task* once; never raises."""
-        if self._outside is None:
+        outside = self._outside
+        if outside is None:
             outcome = self._attempt_here(execution, task)
         else:
-            outcome = self._attempt_outside(execution, task, self._outside)
+            outcome = self._attempt_outside(execution, task, outside)
         if self._redact is not None and (outcome.error or outcome.note):
             self._take_secrets_out(outcome)
         return outcome
