@@ -115,6 +115,7 @@ class Stats:
         tasks: Tasks that are registered.
         internal_errors: Times that the scheduler itself failed in something, for want of memory
             or by a mistake in it; each is logged and costs one run at worst.
+        listener_failures: Times that a listener raised; each is logged and harms nobody.
     """
 
     released: int = 0
@@ -132,6 +133,7 @@ class Stats:
     skipped: int = 0
     tasks: int = 0
     internal_errors: int = 0
+    listener_failures: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as values that JSON has."""
@@ -1194,8 +1196,8 @@ class Engine:
         tasks += [_task_of(item) for item in self._agenda.due_items(now)]
         return any(task is not None and task._enabled for task in tasks)
 
-    def stats(self) -> Stats:
-        """Return the counters."""
+    def stats(self, listener_failures: int = 0) -> Stats:
+        """Return the counters, and one that is not kept here."""
         counted = self._counted
         return Stats(
             released=self._last_run_id + 1,
@@ -1213,6 +1215,7 @@ class Engine:
             skipped=self._skipped,
             tasks=len(self.tasks),
             internal_errors=self.internal_errors,
+            listener_failures=listener_failures,
         )
 
     def set_gates(

@@ -14,6 +14,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from background_tasks.changes import DISPOSITIONS, OUTCOMES, Change, ChangeKind
+from background_tasks.logger import lost_lines
 from background_tasks.task import Execution, Status
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ _MOST_ERRORS = 100  # types
 _LONGEST_NAME = 200  # characters
 _OTHER = "other"
 _STARTED, _SUCCESS = ChangeKind.RUN_STARTED, Status.SUCCESS
+_FAILURES = {  # what fails that is no task, and is told
+    ChangeKind.TASK_QUARANTINED: ("trigger",),
+    ChangeKind.EXECUTOR_BROKEN: ("executor",),
+    ChangeKind.GATE_FAILED: ("gate",),
+}
 
 Labels = tuple[str, ...]  # the values of the labels of an instrument, in its order
 Row = tuple[Labels, float]
@@ -155,11 +161,18 @@ _LAST_TICK = Instrument(
     "s",
     "When the scheduler's thread last looked around, since 1970.",
 )
+_TICK_DURATION = Instrument(
+    "histogram",
+    "background_tasks.tick.duration",
+    "s",
+    "How long the scheduler's thread took to look around, and to release what was due.",
+)
 _INTERNAL_ERRORS = Instrument(
     "counter",
     "background_tasks.internal_errors",
     "{error}",
-    "Times that the scheduler itself failed in something; each is in the log.",
+    "Times that something failed that is no task; each is in the log, but what the log lost.",
+    ("where",),
 )
 _HEALTHY = Instrument(
     "gauge",
@@ -182,6 +195,7 @@ INSTRUMENTS = (  # what is due first: read before what came of it, it is never m
     _SLOTS,
     _LAST_SUCCESS,
     _LAST_TICK,
+    _TICK_DURATION,
     _INTERNAL_ERRORS,
     _HEALTHY,
 )
@@ -195,7 +209,8 @@ class Metrics:
     """
 
     # Without a lock, which a signal handler or a forked child could find taken: the scheduler
-    # tells a listener by one thread at a time, and who reads copies each dict in one step.
+    # tells a listener by one thread at a time, ticks by one of its own, and who reads copies each
+    # dict in one step.
     def __init__(
         self, scheduler: Scheduler, record: Callable[[Instrument, Labels, float], object]
     ) -> None:
@@ -209,6 +224,7 @@ class Metrics:
         self._retries: dict[Labels, float] = {}
         self._cpu_time: dict[Labels, float] = {}
         self._last_success: dict[Labels, float] = {}
+        self._failures: dict[Labels, float] = dict.fromkeys(_FAILURES.values(), 0)
         self._kept = {
             _OCCURRENCES: self._occurrences,
             _RUNS: self._runs,
@@ -223,10 +239,18 @@ class Metrics:
             _STUCK: lambda: [((), scheduler.stats().stuck)],
             _SLOTS: lambda: [((), scheduler.max_running_tasks)],
             _LAST_TICK: self._last_tick,
-            _INTERNAL_ERRORS: lambda: [((), scheduler.stats().internal_errors)],
+            _INTERNAL_ERRORS: self._internal_errors,
             _HEALTHY: lambda: [((), scheduler.health().is_healthy)],
         }
-        self.close = scheduler.add_listener(self._hear)
+        self._ends = (
+            scheduler.add_listener(self._hear),
+            scheduler._reporter.add_to_ticks(self._tick),
+        )
+
+    def close(self) -> None:
+        """Hear nothing more; what was counted stays."""
+        for end in self._ends:
+            end()
 
     def read(self, instrument: Instrument) -> list[Row]:
         """Return the value by labels of an instrument that is no histogram. From any thread."""
@@ -243,6 +267,15 @@ class Metrics:
         last = self._scheduler.health().last_tick
         return [] if last is None else [((), last.timestamp())]
 
+    def _internal_errors(self) -> list[Row]:
+        stats = self._scheduler.stats()
+        return [
+            (("scheduler",), stats.internal_errors),
+            (("listener",), stats.listener_failures),
+            (("log",), lost_lines()),
+            *self._failures.copy().items(),
+        ]
+
     def _running(self) -> list[Row]:
         """Return how many run of each task that was heard of, 0 included."""
         found: dict[Labels, float] = {(name,): 0 for name in self._tasks.known()}
@@ -254,10 +287,15 @@ class Metrics:
 
     # What has happened
 
+    def _tick(self, seconds: float) -> None:
+        self._record(_TICK_DURATION, (), seconds)
+
     def _hear(self, change: Change) -> None:
         run = change.execution
         if run is None:
-            if change.skipped:
+            if change.kind in _FAILURES:
+                _add(self._failures, _FAILURES[change.kind], 1)
+            elif change.skipped:
                 came_to = DISPOSITIONS.get(change.reason, ("skipped", _OTHER))
                 labels = (self._tasks.of(change.task_name), *came_to)
                 _add(self._occurrences, labels, change.skipped)

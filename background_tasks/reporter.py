@@ -6,9 +6,10 @@ comes meanwhile leaves its changes to it, so the order holds and nobody waits.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from background_tasks.changes import DISPOSITIONS, OUTCOMES
 from background_tasks.checks import call, error_text, redacted, shown
@@ -44,7 +45,11 @@ class Reporter:
         self._telling = primitives.lock()
         self._teller: int | None = None  # the thread that holds _telling
         self._get_ident = primitives.get_ident
-        self._listeners: tuple[Callable[[Change], object], ...] = ()  # replaced, never changed
+        # Replaced, never changed.
+        self._listeners: tuple[Callable[[Change], object], ...] = ()
+        self._tick_listeners: tuple[Callable[[float], object], ...] = ()
+        self.failures = 0  # of listeners
+        self._count = itertools.count(1).__next__  # without a lock, for two threads may
 
     def forked(self) -> None:
         """In a forked child: nobody tells, whoever did in the parent."""
@@ -60,6 +65,24 @@ class Reporter:
             self._listeners = tuple(kept for kept in self._listeners if kept is not listener)
 
         return remove
+
+    def add_to_ticks(self, listener: Callable[[float], object]) -> Callable[[], None]:
+        """Tell *listener* the seconds of each tick from now on; return a function that ends that.
+
+        In the scheduler's thread, which waits for it.
+        """
+        self._tick_listeners = (*self._tick_listeners, listener)
+
+        def remove() -> None:
+            kept = (each for each in self._tick_listeners if each is not listener)
+            self._tick_listeners = tuple(kept)
+
+        return remove
+
+    def tell_tick(self, seconds: float) -> None:
+        """Tell how long a tick took."""
+        for listener in self._tick_listeners:
+            self._call(listener, seconds)
 
     @property
     def level(self) -> int:
@@ -99,11 +122,13 @@ class Reporter:
             for listener in self._listeners:
                 self._call(listener, change)
 
-    def _call(self, listener: Callable[[Change], object], change: Change) -> None:
+    def _call(self, listener: Callable[[Any], object], news: Change | float) -> None:
         try:
-            listener(change)
+            listener(news)
         except BaseException as error:  # SystemExit included: the run is unharmed
-            _log_failure(change, listener, redacted(self._redact, error_text(error)))
+            self.failures = self._count()
+            text = redacted(self._redact, error_text(error))
+            _log_failure(news, listener, text)
 
 
 def _log(change: Change) -> None:
@@ -158,9 +183,9 @@ def _run_fields(execution: Execution) -> dict[str, object]:
     return fields
 
 
-def _log_failure(change: Change, listener: object, error: str) -> None:
+def _log_failure(news: Change | float, listener: object, error: str) -> None:
     fields = {
-        **_fields(change),
+        **({} if isinstance(news, float) else _fields(news)),
         **error_fields(error),
         "event.name": "background_tasks.listener.failed",
         "background_tasks.listener": _name_of(listener),

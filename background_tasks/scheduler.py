@@ -779,7 +779,7 @@ class Scheduler:
     def stats(self) -> Stats:
         """Return the counters: removed tasks stay in the sums."""
         with _Hold(self):
-            return self._engine.stats()
+            return self._engine.stats(self._reporter.failures)
 
     def serve_status(self, path: str | os.PathLike[str]) -> StatusServer:
         """Tell other processes of this user what there is to see, through a Unix socket at *path*.
@@ -1186,6 +1186,7 @@ class Scheduler:
             ticker.polled_at = began
         self._tick_once(poll=poll)
         at = monotonic()
+        self._reporter.tell_tick(at - began)
         sample = self._gates.wait(at)
         to_poll = ticker.polled_at + tick - at
         if sample is not None:  # the least, since another thread may be at one that is due

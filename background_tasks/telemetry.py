@@ -43,6 +43,7 @@ _ATTRIBUTES = {  # what OpenTelemetry calls the labels of an instrument
     "outcome": "background_tasks.run.outcome",
     "error_type": "error.type",
     "mode": "cpu.mode",
+    "where": "background_tasks.where",
 }
 
 

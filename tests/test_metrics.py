@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
@@ -20,8 +21,11 @@ from background_tasks import (
     RetryPolicy,
     Scheduler,
     Task,
+    Trigger,
     current_execution,
 )
+from background_tasks import Gate as SensorGate
+from background_tasks.logger import lost_lines
 from background_tasks.metrics import BOUNDS, INSTRUMENTS, Buckets, Instrument, Labels, Metrics
 from background_tasks.testing import InlineScheduler
 from tests.conftest import Gate, Ticks, Watch
@@ -363,6 +367,7 @@ def test_a_start_that_the_executor_refused_is_one_start() -> None:
     assert meter["occurrences"] == {("again", "started", ""): 1, ("dropped", "started", ""): 1}
     assert meter["runs"] == {("again", "success", ""): 1, ("dropped", "dropped", ""): 1}
     assert meter["retries"] == {}
+    assert meter["internal_errors"]["executor",] == 2
     assert len(meter.recorded["run.queue_time"]) == 2
 
 
@@ -406,7 +411,7 @@ def test_the_heartbeat() -> None:
     scheduler = Scheduler(1, tick_interval=0.001)
     meter = Meter(scheduler)
     assert (meter["last_tick_timestamp"], meter["healthy"]) == ({}, {(): 0})
-    assert meter["internal_errors"] == {(): 0}
+    assert "tick.duration" not in meter.recorded
 
     with scheduler:
         Ticks(scheduler).wait_for_one()
@@ -414,6 +419,79 @@ def test_the_heartbeat() -> None:
         assert last is not None
         assert meter["last_tick_timestamp"][()] >= last.timestamp()
         assert meter["healthy"] == {(): 1}
+        meter.metrics.close()
+    ticks = meter.recorded["tick.duration"]
+    assert {labels for labels, _ in ticks} == {()}
+    assert all(0 <= seconds < 10 for _, seconds in ticks)
+
+    with scheduler:
+        Ticks(scheduler).wait_for_one()
+    assert len(meter.recorded["tick.duration"]) == len(ticks)
+
+
+def _raise(error: BaseException) -> Callable[..., Any]:
+    def raiser(*_: object) -> Any:
+        raise error
+
+    return raiser
+
+
+class Broken(Trigger):
+    """A trigger that raises."""
+
+    is_ready = _raise(RuntimeError("no sensor"))
+    reset = _raise(RuntimeError("no sensor"))
+
+
+def test_what_fails_that_is_no_task(internal_errors: list[str]) -> None:
+    """Counted by where it was, each from 0 on."""
+    gate = SensorGate(_raise(OSError("no sensor")), name="queue", close=2, reopen=1)
+    scheduler = InlineScheduler(gates=[gate])
+    end = scheduler.add_listener(_raise(ValueError("ours")))
+    meter = Meter(scheduler)
+    lost = lost_lines()
+    expected = dict.fromkeys(("scheduler", "listener", "trigger", "gate", "executor"), 0)
+    assert meter["internal_errors"] == {(where,): 0 for where in expected} | {("log",): lost}
+
+    scheduler.add_task(Task("t", int))
+    end()
+    scheduler.add_task(Task("bad", int, triggers=[Broken()]))
+    scheduler.run_tasks()
+    scheduler._report(ValueError("ours"))
+
+    expected |= {"scheduler": 1, "listener": 1, "trigger": 1, "gate": 1}
+    assert meter["internal_errors"] == {(key,): each for key, each in expected.items()} | {
+        ("log",): lost
+    }
+    internal_errors.clear()
+
+
+def test_a_log_that_fails(
+    inline: InlineScheduler, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each line that is lost is counted."""
+    caplog.set_level(logging.DEBUG, "background_tasks")
+    meter = Meter(inline)
+    before = meter["internal_errors"]["log",]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(caplog.handler, "emit", _raise(OSError("the disk is full")))
+        inline.add_task(Task("t", int))
+
+    assert meter["internal_errors"]["log",] == before + 1
+
+
+def test_a_tick_that_cannot_be_told() -> None:
+    """It is as any listener that raises: the scheduler goes on."""
+    ran = threading.Event()
+    scheduler = Scheduler(1, tick_interval=0.001)
+    Metrics(scheduler, _raise(ValueError("no meter")))
+    with scheduler:
+        Ticks(scheduler).wait_for_one()
+        scheduler.add_task(Task("t", ran.set, triggers=[OneTimeTrigger(delay=0)]))
+        assert ran.wait(10)
+
+    assert scheduler.stats().listener_failures > 0
 
 
 def test_a_run_that_waits_for_its_retry_does_not_run(inline: InlineScheduler) -> None:
