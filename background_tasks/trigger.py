@@ -593,7 +593,7 @@ class EventTrigger(Trigger):
 
         Returns:
             True when the signal was taken; False when *maxsize* of them wait already, or the
-            task was removed.
+            task was removed. Where that happens at this very moment, a run may have been made.
         """
         if self._closed or not self._has_permit():
             return False
