@@ -30,7 +30,6 @@ from background_tasks.calls import Around, stack_text, traceback_text
 from background_tasks.changes import Change, ChangeKind
 from background_tasks.checks import Duration
 from background_tasks.clock import monotonic
-from background_tasks.cron import renew_locks
 from background_tasks.engine import Engine, Stats
 from background_tasks.errors import (
     AlreadyAddedError,
@@ -41,13 +40,14 @@ from background_tasks.errors import (
 )
 from background_tasks.gates import Gate, Gates
 from background_tasks.health import Findings, Health, Pulse, health_of
-from background_tasks.logger import log, log_or_print
+from background_tasks.logger import log
 from background_tasks.mending import forked, mend
 from background_tasks.outlook import Bound, Upcoming, Waiting, oldest_wait, upcoming, waiting
 from background_tasks.outside import Outside
 from background_tasks.overview import TaskOverview, most_notable, overview, overview_table
 from background_tasks.pool import DaemonPool
 from background_tasks.primitives import REAL, Primitives
+from background_tasks.process import enrol, notice_fork, stop_all
 from background_tasks.reporter import Reporter
 from background_tasks.resources import extras_of
 from background_tasks.run import NOBODY, Outcome, Run
@@ -265,7 +265,7 @@ class Scheduler:
         # Guarded by _lock; events of threads that wait for us -> runs they are inside of.
         self._waiters: dict[Any, int] = {}
         self._busy: dict[int, int] = {}  # guarded by _lock; thread -> runs it is inside of
-        _schedulers[id(self)] = self
+        enrol(self)
 
     # The registry
 
@@ -560,7 +560,7 @@ class Scheduler:
         Returns how many runs were released. Does not wait for them, see `wait_idle`. Works on a
         scheduler that was never started, too; returns 0 on a stopped one.
         """
-        _notice_fork()
+        notice_fork()
         return self._tick_once(poll=True)
 
     def run_task(self, task_id: int, event: object = None) -> Execution:
@@ -1091,12 +1091,13 @@ class Scheduler:
         """Return the caller's context, if there is anybody to use it."""
         return copy_context() if self._runner.has_around else None
 
-    def _left_behind(self) -> list[Execution]:
+    def _left_behind(self, end: float) -> list[Execution]:
         """Return the executions whose function is being called, at the end of the process.
 
-        That a signal handler has left the lock held, by an exception, must not hold that up.
+        That a signal handler has left the lock held, by an exception, must not hold that up: see
+        `_hold`.
         """
-        is_held = self._hold(monotonic() + _PATIENCE)
+        is_held = self._hold(end)
         try:
             live = list(self._engine.live.values())
             return [run.execution for run in live if run.execution.status is _RUNNING]
@@ -1125,7 +1126,7 @@ class Scheduler:
     # Starting
 
     def _begin(self, *, arm: bool) -> None:
-        _notice_fork()
+        notice_fork()
         ticker = _Ticker(self._primitives, self._tick_on, "background_tasks")
         before = self._state
         try:
@@ -1617,85 +1618,4 @@ def _summary(function: object) -> str:
     return (getattr(function, "__doc__", None) or "").strip().partition("\n")[0]
 
 
-_schedulers: weakref.WeakValueDictionary[int, Scheduler] = weakref.WeakValueDictionary()
-
-
-def _all() -> list[Scheduler]:
-    """Return the schedulers there are, oldest first, while other threads may make some."""
-    return [each for each in (ref() for ref in _schedulers.valuerefs()) if each is not None]
-
-
-@atexit.register
-def _stop_all() -> None:
-    """At the end of the process, wait a while for running tasks and name those that are left.
-
-    Each scheduler's ``exit_grace`` counts from here, so many of them wait no longer than one.
-    Ctrl-C ends the wait.
-    """
-    begun, schedulers = monotonic(), _all()
-    try:
-        for scheduler in schedulers:
-            scheduler.stop(0)  # nothing more starts in any while another is waited for
-        for scheduler in schedulers:
-            scheduler.stop(max(0.0, begun + scheduler._exit_grace - monotonic()))
-    except KeyboardInterrupt:
-        pass
-    for scheduler in schedulers:
-        for execution in scheduler._left_behind():
-            log_or_print(_ERROR, _ABANDONED, _abandoned_fields(execution))
-
-
-def _abandoned_fields(execution: Execution) -> dict[str, object]:
-    return {
-        "event.name": "background_tasks.run.abandoned",
-        "background_tasks.task.id": execution.task_id,
-        "background_tasks.task.name": execution.task_name,
-        "background_tasks.run.id": execution.id,
-    }
-
-
-class _Held(threading.local):
-    """The schedulers whose locks the thread that forks has taken."""
-
-    def __init__(self) -> None:
-        self.schedulers: list[Scheduler] = []
-
-
-_held = _Held()
-
-
-def _before_fork() -> None:
-    end = monotonic() + _PATIENCE
-    _held.schedulers = [each for each in _all() if each._hold(end)]
-
-
-def _after_fork_in_parent() -> None:
-    held, _held.schedulers = _held.schedulers, []
-    for scheduler in held:
-        scheduler._let_go()
-
-
-_pid = os.getpid()  # of the process whose threads are there
-
-
-def _after_fork_in_child() -> None:
-    global _pid
-    _pid = os.getpid()
-    _held.schedulers = []
-    for scheduler in _all():
-        scheduler._forked()
-
-
-def _notice_fork() -> None:
-    """Do what is done after a fork, should nobody have told of it: uWSGI does not by default."""
-    if os.getpid() != _pid:
-        renew_locks()
-        _after_fork_in_child()
-
-
-if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows does not fork
-    os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=_after_fork_in_parent,
-        after_in_child=_after_fork_in_child,
-    )
+atexit.register(stop_all)  # after `status` has, which so closes its sockets later

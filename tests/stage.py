@@ -27,6 +27,7 @@ from background_tasks import (
     Task,
     engine,
     pool,
+    process,
     reporter,
     scheduler,
     task,
@@ -185,7 +186,7 @@ class Stage:
         """Make the scheduler."""
         made = Scheduler(slots, _primitives=self.world.primitives(), **options)
         # One that a failure leaves in pieces is nothing for the end of the process to wait for.
-        scheduler._schedulers.pop(id(made), None)
+        process._members.pop(id(made), None)
         self.scheduler = made
         self.most = slots + options.get("replacements", 0)
         if self._listens:

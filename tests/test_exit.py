@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import pytest
 
 from background_tasks import ChangeKind, RetryPolicy, Scheduler, Status, Task
-from background_tasks import scheduler as scheduler_module
-from background_tasks.scheduler import _stop_all
+from background_tasks import process as process_module
+from background_tasks.process import stop_all
 from tests.conftest import Gate, Watch
 
 _PROGRAM = """
@@ -227,12 +227,12 @@ def test_the_end_of_a_process_whose_lock_is_lost(
     gate: Gate, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What runs is named all the same: a handler raised at the very moment it was taken."""
-    monkeypatch.setattr(scheduler_module, "_PATIENCE", 0.005)
+    monkeypatch.setattr(process_module, "_PATIENCE", 0.005)
     scheduler = _running(gate, 0)
-    monkeypatch.setattr(scheduler_module, "_all", lambda: [scheduler])
+    monkeypatch.setattr(process_module, "_all", lambda: [scheduler])
     scheduler._acquire()
 
-    _stop_all()
+    stop_all()
 
     assert [vars(line)["background_tasks.task.name"] for line in caplog.records] == ["hanging"]
     scheduler._unlock()
@@ -274,7 +274,7 @@ def test_started_after_the_end_of_the_process_began() -> None:
 def test_ctrl_c_ends_the_wait(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left is named at once, and no traceback comes of it."""
     named: list[object] = []
-    monkeypatch.setattr(scheduler_module, "log_or_print", lambda *line: named.append(line[2]))
+    monkeypatch.setattr(process_module, "log_or_print", lambda *line: named.append(line[2]))
     scheduler = _running(gate, 3600)
     calls: list[object] = []
 
@@ -285,8 +285,8 @@ def test_ctrl_c_ends_the_wait(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> No
         return False
 
     monkeypatch.setattr(scheduler, "stop", interrupted)
-    monkeypatch.setattr(scheduler_module, "_all", lambda: [scheduler])
-    _stop_all()
+    monkeypatch.setattr(process_module, "_all", lambda: [scheduler])
+    stop_all()
     monkeypatch.undo()
 
     assert [line["background_tasks.task.name"] for line in named] == ["hanging"]  # type: ignore[index]
@@ -308,10 +308,10 @@ def test_many_schedulers_share_the_grace(gate: Gate, monkeypatch: pytest.MonkeyP
             return False
 
         monkeypatch.setattr(scheduler, "stop", waiting)
-    monkeypatch.setattr(scheduler_module, "monotonic", lambda: now[0])
-    monkeypatch.setattr(scheduler_module, "_all", lambda: schedulers)
+    monkeypatch.setattr(process_module, "monotonic", lambda: now[0])
+    monkeypatch.setattr(process_module, "_all", lambda: schedulers)
 
-    _stop_all()
+    stop_all()
 
     monkeypatch.undo()
     assert waits == [[0, 5], [0, 0]]
@@ -329,7 +329,7 @@ def test_a_run_that_waits_for_its_retry_is_not_named(caplog: pytest.LogCaptureFi
     scheduler.run_tasks()
     watch.wait_for(ChangeKind.RUN_RETRYING)
 
-    _stop_all()
+    stop_all()
 
     assert scheduler.running[task.id][0].status == Status.RETRYING
     assert "abandoned" not in caplog.text

@@ -24,11 +24,12 @@ from background_tasks import (
     Trigger,
     current_execution,
 )
-from background_tasks import scheduler as scheduler_module
+from background_tasks import process as process_module
 from background_tasks.clock import monotonic, utc_now
 from background_tasks.cron import renew_locks, schedule_of, zone_of
 from background_tasks.primitives import Primitives
-from background_tasks.scheduler import _after_fork_in_parent, _before_fork, _held, _State
+from background_tasks.process import _after_fork_in_parent, _before_fork, _held
+from background_tasks.scheduler import _State
 from tests.conftest import Gate, Watch
 
 _FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
@@ -248,9 +249,9 @@ def test_a_signal_handler_that_forks_in_the_middle() -> None:
     """Of each line of what is done with the scheduler: the child has whole books, and goes on."""
     result = _program(
         """
-        from background_tasks import engine, scheduler as module
-        module._PATIENCE = 0.001
-        files = {engine.__file__, module.__file__}
+        from background_tasks import engine, process, scheduler as module
+        process._PATIENCE = 0.001
+        files = {engine.__file__, module.__file__, process.__file__}
         count = at = 0
 
         def use():
@@ -474,9 +475,9 @@ def test_a_child_that_nobody_has_told_of_the_fork(
     scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It becomes one when the scheduler is started there, and once."""
-    monkeypatch.setattr(scheduler_module, "_all", lambda: [scheduler])
+    monkeypatch.setattr(process_module, "_all", lambda: [scheduler])
     scheduler.start()
-    monkeypatch.setattr(scheduler_module, "_pid", 0)
+    monkeypatch.setattr(process_module, "_pid", 0)
 
     scheduler.start()
     scheduler.start()
@@ -490,10 +491,10 @@ def test_a_child_that_nobody_has_told_of_the_fork(
 def test_all_schedulers_are_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not only those whose locks were taken before the fork."""
     first, second = Scheduler(1), Scheduler(1)
-    monkeypatch.setattr(scheduler_module, "_all", lambda: [first, second])
+    monkeypatch.setattr(process_module, "_all", lambda: [first, second])
     _before_fork()
 
-    scheduler_module._after_fork_in_child()
+    process_module._after_fork_in_child()
 
     assert _held.schedulers == []
     assert not first._lock.locked()
@@ -524,7 +525,7 @@ def test_a_lock_that_is_held_does_not_keep_the_process_from_forking(
     scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fork in the middle of a critical section gives up waiting for its end."""
-    monkeypatch.setattr(scheduler_module, "_PATIENCE", 0.01)
+    monkeypatch.setattr(process_module, "_PATIENCE", 0.01)
     scheduler._acquire()
 
     _before_fork()

@@ -32,6 +32,7 @@ from background_tasks import (
     current_execution,
     engine,
     pool,
+    process,
     reporter,
     scheduler,
     trigger,
@@ -134,7 +135,7 @@ class Story:
             self.draw.randint(1, 3), _primitives=self.world.primitives()
         )
         # One that a story leaves in pieces is nothing for the end of the process to wait for.
-        scheduler._schedulers.pop(id(self.scheduler), None)
+        process._members.pop(id(self.scheduler), None)
         self.moment = 0
         self.interrupts, self.further = _INTERRUPTS, _FURTHER
         self.asked = self.scheduler.add_task(Task("asked", int, history=1000))

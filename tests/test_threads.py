@@ -34,7 +34,7 @@ from background_tasks import pool as pool_module
 from background_tasks import scheduler as scheduler_module
 from background_tasks.pool import DaemonPool
 from background_tasks.primitives import Primitives
-from background_tasks.scheduler import _stop_all
+from background_tasks.process import stop_all
 from tests.conftest import Gate, Watch
 
 
@@ -908,7 +908,7 @@ def test_the_end_of_the_process_names_what_it_leaves(
     scheduler.run_tasks()
     gate.wait_entered()
 
-    _stop_all()
+    stop_all()
 
     lines = [record for record in caplog.records if "abandoned" in record.getMessage()]
     names = [vars(line)["background_tasks.task.name"] for line in lines]
