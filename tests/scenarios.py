@@ -1199,8 +1199,9 @@ def gates_close_and_open(stage: Stage) -> None:
     stage.world.sleep(1.1)
     stage.together(*release)
     assert made.wait_idle()
-    assert not stage.is_exact or crowd.most > 1
-    assert all(later - earlier > 0.99 for earlier, later in itertools.pairwise(asked))
+    if stage.is_exact:  # or a thread may be late by more than the second between two readings
+        assert crowd.most > 1
+        assert all(later - earlier > 0.99 for earlier, later in itertools.pairwise(asked))
 
 
 @scenario(within=5)
