@@ -227,10 +227,35 @@ def test_removing_a_disabled_task_leaves_nothing_held() -> None:
     engine.request(task, None, _at(0))
     engine.remove(task.id, _at(0))
 
+    assert engine.is_idle(_at(0))
     engine.request(other, None, _at(0))
 
     assert engine.stats().pending == 1
     assert not engine.is_idle(_at(0))
+
+
+def test_what_an_error_has_lost_counts_as_dropped() -> None:
+    """As many as are missing, and none where the books add up."""
+    engine = _engine()
+    task = _add(engine)
+    for _ in range(5):
+        engine.request(task, None, _at(0))
+    engine.count_missing()
+    assert engine.stats().dropped == 0
+
+    engine._waiting -= 2
+    engine.count_missing()
+
+    assert engine.stats().dropped == 2
+
+
+def test_what_is_counted_elsewhere() -> None:
+    """The stats have it as it is."""
+    engine = _engine()
+    engine.internal_errors = 3
+
+    assert (engine.stats(2).internal_errors, engine.stats(2).listener_failures) == (3, 2)
+    assert engine.stats().listener_failures == 0
 
 
 # Timers

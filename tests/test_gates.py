@@ -193,6 +193,15 @@ def test_a_sensor_that_works_again_may_close_its_gate() -> None:
     assert news_of(high(dial), dial, [30, gone, 29]) == ["closed", "failed", "recovered"]
 
 
+def test_why_a_sensor_fails_is_redacted() -> None:
+    """Before anybody sees it."""
+    held = Gates([high(Dial(OSError("no key hunter2")))], lambda text: text.replace("hunter2", "-"))
+
+    (reading,) = held.sample(0.0, _START)
+
+    assert reading.error == "OSError: no key -"
+
+
 def test_a_failure_says_why() -> None:
     """The error by name and text, as long as it lasts, and not after."""
     dial = Dial(OSError("no such sensor"))
