@@ -94,7 +94,7 @@ def execution() -> Execution:
         (NOON, "2026-05-01T12:00:00+00:00"),
         (timedelta(minutes=1), 60.0),
         (Point(1.0, 2.0), {"x": 1.0, "y": 2.0}),
-        (Holder(NOON, object()), {"value": "2026-05-01T12:00:00+00:00"}),
+        (Holder(NOON, NotImplemented), {"value": "2026-05-01T12:00:00+00:00"}),
         ((1, NOON), [1, "2026-05-01T12:00:00+00:00"]),
         ([Point(1.0, 2.0)], [{"x": 1.0, "y": 2.0}]),
         ({1: timedelta(seconds=2)}, {"1": 2.0}),
