@@ -9,6 +9,7 @@ waited, for the network or for its turn at the interpreter; the context switches
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -212,11 +213,20 @@ def meter_of(extras: tuple[str, ...]) -> Meter:
 class _OpenFile:
     """A file of /proc that is kept open: to open it anew takes ten times as long as to read it."""
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    def __init__(self, path: str) -> None:
+        self._identity: tuple[int, int] | None = None
+        self.number = os.open(path, _FLAGS)
+        self._identity = self._seen()
+
+    def _seen(self) -> tuple[int, int]:
+        status = os.fstat(self.number)
+        return status.st_dev, status.st_ino
 
     def __del__(self) -> None:
-        os.close(self.number)
+        with contextlib.suppress(OSError):
+            # Not what somebody has opened under its number, after closing what was not his.
+            if self._identity is not None and self._seen() == self._identity:
+                os.close(self.number)
 
 
 class _Files(threading.local):
@@ -243,9 +253,10 @@ def _contents(path: str) -> bytes:
     try:
         file = _files.by_path.get(path)
         if file is None:
-            file = _files.by_path[path] = _OpenFile(os.open(path, _FLAGS))
+            file = _files.by_path[path] = _OpenFile(path)
         return os.pread(file.number, 512, 0)
     except OSError:  # too many files are open, say: no reason to harm the run
+        _files.by_path.pop(path, None)
         return b""
 
 
@@ -258,10 +269,16 @@ def _moved(before: bytes, after: bytes) -> tuple[int | None, int | None]:
     if not before or not after:
         return None, None
     start, end = before.split(), after.split()
-    # The first reading itself is counted by the second.
-    return int(end[1]) - int(start[1]) - len(before), int(end[3]) - int(start[3])
+    try:  # the first reading itself is counted by the second
+        return int(end[1]) - int(start[1]) - len(before), int(end[3]) - int(start[3])
+    except (ValueError, IndexError):  # the task has closed it, and opened another in its place
+        _files.by_path.pop(_IO_FILE, None)
+        return None, None
 
 
 def _resident() -> int | None:
-    size = _contents(_SIZE_FILE).split()
-    return int(size[1]) * os.sysconf("SC_PAGE_SIZE") if size else None
+    try:
+        return int(_contents(_SIZE_FILE).split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, IndexError):  # as above, or it cannot be read
+        _files.by_path.pop(_SIZE_FILE, None)
+        return None

@@ -18,6 +18,7 @@ from background_tasks import (
     InvalidValueError,
     Resources,
     Scheduler,
+    Status,
     Task,
     resources,
 )
@@ -269,6 +270,31 @@ def test_each_thread_keeps_files_of_its_own_and_closes_them() -> None:
 
     assert during == [0]
     assert len(list(fds.iterdir())) == before
+
+
+def test_a_task_that_closes_what_is_not_its_own(tmp_path: Path) -> None:
+    """Its runs and later ones are unharmed, and so is what it opens under the same number."""
+    kept: list[Any] = []
+    (tmp_path / "file").write_text("neither numbers nor so many")
+
+    def hostile() -> None:
+        for each in resources._files.by_path.values():
+            os.close(each.number)
+        kept.extend(open(tmp_path / "file") for _ in range(4))  # noqa: SIM115 - it stays open
+
+    with Scheduler(1, resources=("io", "rss")) as scheduler:
+        tasks = [scheduler.add_task(Task("t", each)) for each in (int, hostile, int, int)]
+        for task in tasks:
+            scheduler.release_task(task.id)
+            assert scheduler.wait_idle(10)
+
+    runs = [task.execution_hist[0] for task in tasks]
+    assert [run.status for run in runs] == [Status.SUCCESS] * 4
+    assert [run.resources.bytes_read is None for run in runs] == [False, True, False, False]
+    assert runs[1].resources.process_rss is None
+    for file in kept:
+        assert file.read()
+        file.close()
 
 
 def test_a_forked_child_forgets_the_files_of_its_parent() -> None:
