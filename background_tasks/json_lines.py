@@ -167,12 +167,14 @@ def _as_otel(values: Mapping[Any, Any]) -> Mapping[Any, Any]:
 def _as_ecs(values: Mapping[Any, Any]) -> Mapping[Any, Any]:
     """Return *values*, which are named as OpenTelemetry has them, as ECS has them."""
     named = {_ECS_NAMES.get(key, key): value for key, value in values.items()}
-    named["log.level"] = str.lower(values["severity_text"])
+    level, outcome, duration = map(values.get, ("severity_text", _OUTCOME, _DURATION))
+    if type(level) is str:  # somebody else's fields may have any of these names
+        named["log.level"] = level.lower()
     named["ecs.version"] = _ECS_VERSION
-    if _OUTCOME in values:
-        named["event.outcome"] = _ECS_OUTCOMES.get(values[_OUTCOME], "unknown")
-    if _DURATION in values:
-        named["event.duration"] = round(1e9 * values[_DURATION])  # nanoseconds
+    if type(outcome) is str:
+        named["event.outcome"] = _ECS_OUTCOMES.get(outcome, "unknown")
+    if type(duration) is float and math.isfinite(duration):
+        named["event.duration"] = round(1e9 * duration)  # nanoseconds
     return named
 
 

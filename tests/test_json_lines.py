@@ -388,6 +388,20 @@ def test_outcomes_as_ecs_has_them(outcome: str, written: str) -> None:
     assert json.loads(JsonLines("ecs").format(record))["event.outcome"] == written
 
 
+@pytest.mark.parametrize(
+    "name", ["severity_text", "background_tasks.run.outcome", "background_tasks.run.duration_s"]
+)
+@pytest.mark.parametrize("value", [None, "x", 3, float("nan"), [1]])
+def test_fields_of_others_that_have_our_names(name: str, value: object) -> None:
+    """The line has all others too, whatever is in that one."""
+    record = _record({name: value, "more": "kept"}, "said", ())
+
+    line = json.loads(JsonLines("ecs").format(record))
+
+    assert line["more"] == "kept"
+    assert "log_error" not in line
+
+
 @pytest.mark.parametrize("naming", ["otel", "ecs"])
 @pytest.mark.parametrize("value", [[], "text", None, Evil()])
 def test_no_naming_loses_a_line(naming: str, value: object) -> None:
