@@ -13,6 +13,7 @@ from collections import Counter, deque
 from datetime import datetime
 
 from background_tasks.engine import Deadline, Engine
+from background_tasks.errors import BackgroundTasksError
 from background_tasks.heap import Entry
 from background_tasks.run import NOBODY, Run
 from background_tasks.task import Status, Task
@@ -21,13 +22,13 @@ from background_tasks.trigger import Arm, Asked, EventTrigger, TimedTrigger
 __all__ = ["forked", "mend"]
 
 _BROKE = "an internal error broke off what was done with it"
-_FORKED = "the process was forked while it ran: it goes on in the parent"
+_KIND = BackgroundTasksError.__name__  # the text of any error begins with what it is
+_LOST = f"{_KIND}: {_BROKE}"
+_FORKED = f"{_KIND}: the process was forked while it ran: it goes on in the parent"
 _RUNNING, _RETRYING, _DROPPED = Status.RUNNING, Status.RETRYING, Status.DROPPED
 
 
-def mend(
-    engine: Engine, now: datetime, *, status: Status = Status.LOST, error: str = _BROKE
-) -> int:
+def mend(engine: Engine, now: datetime, *, status: Status = Status.LOST, error: str = _LOST) -> int:
     """Make the books add up; end each run that was lost as *status*; return how many.
 
     Lost is one whose function was being called by a thread that is NOBODY now, and one that was to

@@ -344,7 +344,10 @@ def test_what_ran_in_the_parent_is_dropped(gate: Gate) -> None:
     assert (stats.released, stats.dropped, stats.running, stats.pending) == (2, 1, 0, 1)
     (dropped,) = task.execution_hist
     assert dropped.status == Status.DROPPED
-    assert dropped.error == "the process was forked while it ran: it goes on in the parent"
+    assert (
+        dropped.error
+        == "BackgroundTasksError: the process was forked while it ran: it goes on in the parent"
+    )
     assert scheduler.running == {}
     gate.leave.set()
     scheduler.resume()

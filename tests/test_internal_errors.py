@@ -183,7 +183,7 @@ def test_a_slot_is_given_back(
     assert (stats.succeeded, stats.lost, stats.pending) == (3 - lost, lost, 0)
     assert stats.internal_errors == len(internal_errors) == 1
     assert [run.error for run in task.execution_hist if run.status is Status.LOST] == [
-        "an internal error broke off what was done with it"
+        "BackgroundTasksError: an internal error broke off what was done with it"
     ] * lost
     internal_errors.clear()
 
