@@ -101,7 +101,8 @@ class Change(NamedTuple):
         task_name: Its name, "" for a change of the scheduler.
         priority: Its priority; None for a change of the scheduler.
         enabled: Whether it was enabled; None for a change of the scheduler.
-        execution: The run as it stood then, in an object of its own; None for other changes.
+        execution: The run as it stood then, in an object that cannot be changed; None for other
+            changes.
         reason: More about it, such as the error of a trigger or the delay of a retry.
         skipped: How many occurrences were skipped; 0 for other changes.
     """

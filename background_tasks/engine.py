@@ -853,6 +853,7 @@ class Engine:
                 self._stop_waiting(run, run.arm)
         else:
             execution.cancel_reason, execution._bell = "", None
+            execution._leave_span()
             self._retries += 1
         if run.is_inline:
             self._inline += 1
@@ -1296,7 +1297,7 @@ class Engine:
                 "" if task is None else task.name,
                 None if task is None else task._priority,
                 None if task is None else task._enabled,
-                None if run is None else run.execution.copy(),
+                None if run is None else run.execution.as_told(),
                 reason,
                 skipped,
             )

@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from enum import Enum
 from operator import attrgetter
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from background_tasks import checks
 from background_tasks.checks import Duration
@@ -192,6 +192,9 @@ def _exception_types(retry_on: object) -> tuple[type[BaseException], ...]:
     return tuple(types)
 
 
+_NO_SPAN = "", "", ""
+
+
 @dataclass(slots=True, eq=False)
 class Execution:
     """One run of a task, from its release to its end, all its attempts together.
@@ -237,10 +240,11 @@ class Execution:
     traceback: str = ""
     cancel_reason: str = ""
     _cost: Cost = NO_COST
-    _span: tuple[str, str, str] = ("", "", "")  # see `set_span`
+    _span: tuple[str, str, str] = _NO_SPAN  # see `set_span`
     # What follows is not copied.
     _bell: Any = None  # what `wait` waits on, made when it first does; set with cancel_reason
     _origin: Context | None = None  # until it ends
+    _span_before: tuple[str, str, str] = _NO_SPAN  # of the last attempt that had one
 
     @property
     def cancelled(self) -> bool:
@@ -302,6 +306,11 @@ class Execution:
         """Note the span of an attempt that begins: for a context manager of ``around``."""
         self._span = trace_id, span_id, trace_flags
 
+    def _leave_span(self) -> None:
+        """Begin an attempt without a span: that of the attempt before is not its own."""
+        if self._span[0]:
+            self._span_before, self._span = self._span, _NO_SPAN
+
     @property
     def resources(self) -> Resources:
         """What the attempts cost in sum."""
@@ -326,6 +335,10 @@ class Execution:
         """Return it as it stands now, in an object of its own."""
         return Execution(*_copied(self))
 
+    def as_told(self) -> Execution:
+        """Return it as it stands now, in an object that cannot be changed."""
+        return _told(*_copied(self))
+
     def to_dict(self) -> dict[str, Any]:
         """Return it as values that JSON has: instants as ISO 8601 text, durations in seconds.
 
@@ -348,7 +361,26 @@ class Execution:
 
 # By place, in one call: `dataclasses.replace` takes five times as long, and each change that a
 # listener is told has a copy.
-_copied = attrgetter(*(each.name for each in fields(Execution)[:-2]))  # no _bell, no _origin
+_copied = attrgetter(*(each.name for each in fields(Execution)[:-3]))  # from _bell on none is
+
+
+class _Told(Execution):
+    """One of a `Change`: all listeners have the same."""
+
+    __slots__ = ()
+
+    def __setattr__(self, name: str, _: object) -> NoReturn:
+        raise AttributeError(f"the execution of a change cannot be changed, got a new {name}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _told, _copied(self)
+
+
+def _told(*values: Any) -> Execution:
+    told = Execution(*values)
+    told.__class__ = _Told  # its own __init__ would be refused
+    return told
+
 
 # What `cancel_reason` says.
 TIMED_OUT, WAS_CANCELLED, WAS_STOPPED = "timed out", "cancelled", "stopped"

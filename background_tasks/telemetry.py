@@ -135,17 +135,18 @@ def _links_of(execution: Execution) -> list[trace.Link]:
         asked = execution.origin.run(trace.get_current_span).get_span_context()
         if asked.is_valid:
             links.append(trace.Link(asked, {"background_tasks.link": "origin"}))
-    if execution.attempts > 1 and execution.trace_id:
-        links.append(trace.Link(_span_before(execution), {"background_tasks.link": "retry"}))
+    if execution._span_before[0]:
+        before = _context_of(*execution._span_before)
+        links.append(trace.Link(before, {"background_tasks.link": "retry"}))
     return links
 
 
-def _span_before(execution: Execution) -> trace.SpanContext:
+def _context_of(trace_id: str, span_id: str, trace_flags: str) -> trace.SpanContext:
     return trace.SpanContext(
-        int(execution.trace_id, 16),
-        int(execution.span_id, 16),
+        int(trace_id, 16),
+        int(span_id, 16),
         is_remote=False,
-        trace_flags=trace.TraceFlags(int(execution.trace_flags or "00", 16)),
+        trace_flags=trace.TraceFlags(int(trace_flags or "00", 16)),
     )
 
 

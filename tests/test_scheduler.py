@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +17,7 @@ from background_tasks import (
     Change,
     ChangeKind,
     EventTrigger,
+    Execution,
     OneTimeTrigger,
     PeriodicTrigger,
     RetryPolicy,
@@ -678,6 +681,24 @@ def test_a_custom_trigger_that_is_due_but_not_ready(scheduler: Scheduler) -> Non
         assert scheduler.wait_idle(10)
 
     assert task.enabled
+
+
+def test_what_a_listener_is_told_cannot_be_changed(scheduler: Scheduler) -> None:
+    """By none of them: all have the same; it goes through a pickle as it is."""
+    told: list[Change] = []
+    scheduler.add_listener(told.append)
+    run = scheduler.run_task(scheduler.add_task(Task("t", int)).id)
+
+    execution = told[-1].execution
+    assert execution is not None
+    with pytest.raises(AttributeError, match="the execution of a change cannot be changed, got a"):
+        execution.status = Status.FAILED
+    assert isinstance(execution, Execution)
+    assert repr(execution) == repr(run)
+    for other in (pickle.loads(pickle.dumps(execution)), copy.copy(execution)):
+        assert other.to_dict() == run.to_dict() == execution.to_dict()
+        with pytest.raises(AttributeError):
+            other.results = 1
 
 
 @pytest.mark.parametrize("method", ["is_ready", "reset", "next_fire_time"])

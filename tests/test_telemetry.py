@@ -22,6 +22,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Sampler
 
 from background_tasks import (
+    Change,
+    ChangeKind,
     EventTrigger,
     MissingExtraError,
     OneTimeTrigger,
@@ -186,6 +188,22 @@ def test_a_run_that_time_released_is_linked_to_nothing(traces: Traces) -> None:
         assert scheduler.wait_idle(10)
 
     assert [len(span.links) for span in traces.spans] == [0, 0]
+
+
+def test_the_start_of_a_retry_has_no_span_of_another_attempt(traces: Traces) -> None:
+    """A listener is told of it before its own span begins, and of its end with that."""
+    scheduler = Scheduler(1, around=[traced(traces.provider)])
+    told: list[Change] = []
+    scheduler.add_listener(told.append)
+
+    run(scheduler, fail, retry_policy=RetryPolicy(1))
+
+    by_kind = {
+        kind: [each.execution.span_id for each in told if each.kind is kind and each.execution]
+        for kind in (ChangeKind.RUN_STARTED, ChangeKind.ATTEMPT_FAILED)
+    }
+    assert by_kind[ChangeKind.RUN_STARTED] == ["", ""]
+    assert by_kind[ChangeKind.ATTEMPT_FAILED] == [ids_of(span)[1] for span in traces.spans]
 
 
 def test_a_retry_is_linked_to_the_attempt_before(traces: Traces) -> None:
