@@ -1297,7 +1297,7 @@ class Engine:
                 "" if task is None else task.name,
                 None if task is None else task._priority,
                 None if task is None else task._enabled,
-                None if run is None else run.execution.as_told(),
+                None if run is None else run.execution._as_told(),
                 reason,
                 skipped,
             )

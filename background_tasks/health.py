@@ -20,6 +20,7 @@ __all__ = ["Findings", "Health", "Pulse", "health_of"]
 _MINUTE = 60.0  # seconds that lags are kept
 _GRAIN = 0.5  # seconds; of the lags that lie closer together the longest is kept
 _TICKS = 3  # so many ticks and a second without a look around are no delay any more: a guess
+_MANY_UNTOLD = 1_000  # a guess; each takes some 500 bytes
 _LATEST = 1.0  # seconds; a loop that is later than this, or a tick, is too late: a guess
 
 
@@ -39,6 +40,7 @@ class Health:
             of its task, which is enabled: the longest of all tasks; 0.0 when none waits.
         stuck: How many runs were asked to give up and go on.
         quarantined: The names of the tasks that were disabled because a trigger raised.
+        untold: How many changes listeners and the log have not been told of yet.
         late_bounds: How many runs have waited longer than `background_tasks.ready` promises, of
             the first hundred that wait.
     """
@@ -52,6 +54,7 @@ class Health:
     oldest_wait: float = 0.0
     stuck: int = 0
     quarantined: tuple[str, ...] = ()
+    untold: int = 0
     late_bounds: int = 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,6 +105,7 @@ class Findings:
         waiting: The first runs that wait.
         stuck: The names of the tasks of runs that are stuck.
         quarantined: The names of tasks that are quarantined.
+        untold: As in `Health`.
     """
 
     obstacle: str
@@ -114,6 +118,7 @@ class Findings:
     waiting: list[Waiting]
     stuck: tuple[str, ...]
     quarantined: tuple[str, ...]
+    untold: int
 
 
 def health_of(found: Findings, now: datetime) -> Health:
@@ -130,6 +135,7 @@ def health_of(found: Findings, now: datetime) -> Health:
         oldest_wait=found.oldest_wait,
         stuck=len(found.stuck),
         quarantined=found.quarantined,
+        untold=found.untold,
         late_bounds=len(late),
     )
 
@@ -152,6 +158,8 @@ def _reasons(found: Findings, late: list[Waiting]) -> Iterable[str]:
         yield f"runs that are stuck: {_listed(found.stuck)}"
     if found.quarantined:
         yield f"tasks in quarantine: {_listed(found.quarantined)}"
+    if found.untold > _MANY_UNTOLD:
+        yield f"{found.untold} changes are not told yet: a listener or a log handler is slow"
     if late:
         names = tuple(each.task_name for each in late)
         yield f"runs that wait longer than they should: {_listed(names)}"

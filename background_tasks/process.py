@@ -30,6 +30,9 @@ class Member(Protocol):
     def stop(self, timeout: float | None = None) -> bool:
         """As `Scheduler.stop`."""
 
+    def _wait_told(self, end: float) -> None:
+        """Wait until listeners and the log were told all, at most until monotonic *end*."""
+
     def _left_behind(self, end: float) -> list[Execution]:
         """Return the executions whose function is being called, at monotonic *end* at last."""
 
@@ -62,6 +65,8 @@ def _all() -> list[Member]:
 def stop_all() -> None:
     """At the end of the process, wait a while for running tasks and name those that are left.
 
+    And for listeners that are slow, and a slow log.
+
     Each scheduler's ``exit_grace`` counts from here, so many of them wait no longer than one.
     Ctrl-C ends the wait.
     """
@@ -70,7 +75,9 @@ def stop_all() -> None:
         for scheduler in schedulers:
             scheduler.stop(0)  # nothing more starts in any while another is waited for
         for scheduler in schedulers:
-            scheduler.stop(max(0.0, begun + scheduler._exit_grace - monotonic()))
+            end = begun + scheduler._exit_grace
+            scheduler.stop(max(0.0, end - monotonic()))
+            scheduler._wait_told(end)
     except KeyboardInterrupt:
         pass
     for scheduler in schedulers:

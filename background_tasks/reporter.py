@@ -1,12 +1,15 @@
 """Tells changes, in the order they were made, to the log and to the listeners; under no lock.
 
 Whoever leaves the scheduler's lock calls `tell`. One thread at a time tells; another one that
-comes meanwhile leaves its changes to it, so the order holds and nobody waits.
+comes meanwhile leaves its changes to it, so the order holds and nobody waits. Where listeners or
+log handlers are slower than changes come, it would never be done: after a tenth of a second it
+leaves them to a thread that does nothing else, until there is nothing more to tell for a second.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["Reporter"]
 
 _EVERYTHING = 0
+_LONG = 0.1  # seconds that a thread may be kept from its own work: a guess
+_LINGER = 1.0  # seconds; a guess
 _LISTENER_FAILED = 40  # logging.ERROR
 _SKIPPED = "skipped", ""
 
@@ -45,6 +50,7 @@ class Reporter:
         self._telling = primitives.lock()
         self._teller: int | None = None  # the thread that holds _telling
         self._get_ident = primitives.get_ident
+        self._bell: Any = None  # what the thread that helps waits on; None: there is none
         # Replaced, never changed.
         self._listeners: tuple[Callable[[Change], object], ...] = ()
         self._tick_listeners: tuple[Callable[[float], object], ...] = ()
@@ -54,7 +60,7 @@ class Reporter:
     def forked(self) -> None:
         """In a forked child: nobody tells, whoever did in the parent."""
         self._telling = self._primitives.lock()
-        self._teller = None
+        self._teller = self._bell = None
 
     def add(self, listener: Callable[[Change], object]) -> Callable[[], None]:
         """Tell *listener* from now on; return a function that ends that."""
@@ -101,26 +107,86 @@ class Reporter:
             return False  # it would wait for itself
         return bool(self._changes) or self._teller is not None
 
-    def tell(self) -> bool:
-        """Tell all there is to tell, unless another call is at it; return whether this one did."""
-        told = False
-        telling = self._telling  # a listener may fork, and the child has another
-        while self._changes and telling.acquire(blocking=False):
-            self._teller = self._get_ident()
-            try:
-                self._tell_all()
-            finally:
-                self._teller = None
-                telling.release()
-            told = True
-        return told
+    @property
+    def untold(self) -> int:
+        """How many changes are still to be told."""
+        return len(self._changes)
 
-    def _tell_all(self) -> None:
+    def tell(self, done: Callable[[], object]) -> bool:
+        """Tell what there is to tell, unless another call is at it; return whether this one did.
+
+        What would take long is left to another thread, which calls *done* when it has told all.
+        """
+        did = False
+        while self._changes and self._bell is None:
+            took_long = self._try_to_tell(_LONG)
+            if took_long is None:
+                break
+            did = True
+            if took_long and self._changes:
+                self._have_help(done)
+        bell = self._bell
+        if bell is not None and self._changes:
+            bell.set()
+        return did
+
+    def _try_to_tell(self, seconds: float) -> bool | None:
+        """Tell for so many seconds; return if it took longer, None when another thread is at it."""
+        telling = self._telling  # a listener may fork, and the child has another
+        if not telling.acquire(blocking=False):
+            return None
+        self._teller = self._get_ident()
+        try:
+            return self._tell_all(seconds)
+        finally:
+            self._teller = None
+            telling.release()
+
+    def _tell_all(self, seconds: float) -> bool:
+        monotonic = self._primitives.monotonic
+        end = monotonic() + seconds
         while self._changes:
             change = self._changes.popleft()
             _log(change)
             for listener in self._listeners:
                 self._call(listener, change)
+            if monotonic() >= end:
+                return True
+        return False
+
+    def _have_help(self, done: Callable[[], object]) -> None:
+        """Have a thread tell from now on, if there is one to be had."""
+        bell = self._bell = self._primitives.event()
+        try:
+            thread = self._primitives.thread(
+                target=self._help, args=(bell, done), name="background_tasks-teller", daemon=True
+            )
+            thread.start()
+        except RuntimeError:  # can't start new thread: the caller goes on itself
+            self._bell = None
+            return
+        except BaseException:
+            self._bell = None
+            raise
+        if thread.ident is None:  # of an InlineScheduler, whose threads never run
+            self._bell = None
+
+    def _help(self, bell: Any, done: Callable[[], object]) -> None:
+        """Tell until there is nothing more to tell for a while: what the thread that helps does."""
+        try:
+            while True:
+                bell.clear()
+                if self._try_to_tell(math.inf) is not None:
+                    done()
+                # Where another thread was at it, it rings when it leaves something.
+                if not bell.wait(_LINGER) and not self._changes:
+                    return
+        except BaseException:
+            pass
+        finally:
+            if self._bell is bell:
+                self._bell = None
+            self.tell(done)  # what came when this had just looked
 
     def _call(self, listener: Callable[[Any], object], news: Change | float) -> None:
         try:

@@ -773,6 +773,7 @@ class Scheduler:
             waiting=waiting,
             stuck=tuple(run.task.name for run in live if run.is_stuck),
             quarantined=tuple(task.name for task in tasks if task.quarantine is not None),
+            untold=self._reporter.untold,
         )
         return health_of(findings, now)
 
@@ -800,7 +801,10 @@ class Scheduler:
         """Have *listener* called with each Change from now on; return a function that ends that.
 
         It is called with no lock held, in the order of the changes and by one thread at a time:
-        whichever made a change, so be quick. What it raises is logged and harms nobody.
+        whichever made a change, so be quick. Where telling takes longer than a tenth of a second
+        a thread of its own goes on with it, so that nobody else is held up; `wait_idle` waits for
+        it, and the end of the process for ``exit_grace``. What it raises is logged and harms
+        nobody.
 
         Raises:
             TypeError: *listener* is not callable.
@@ -932,13 +936,26 @@ class Scheduler:
 
     def _tell(self) -> None:
         try:
-            told = self._reporter.tell()
+            told = self._reporter.tell(self._was_told)
         except BaseException as error:
             self._report(error)
             told = True
-        if told and self._waiters:  # some wait for listeners to have been told
-            with _Hold(self):
-                self._notify()
+        if told:
+            self._was_told()
+
+    def _was_told(self) -> None:
+        """Have those look again who wait for listeners to have been told."""
+        try:
+            if self._waiters:
+                with _Hold(self):
+                    self._notify()
+        except BaseException as error:
+            self._report(error)
+
+    def _wait_told(self, end: float) -> None:
+        """Wait until all is told, at the end of the process; needs no lock, see `_left_behind`."""
+        while self._reporter.is_busy and self._primitives.monotonic() < end:
+            self._primitives.pause(_FROZEN_PAUSE)
 
     def _notify(self) -> None:
         """Let the threads that wait look again, unless tasks run; the lock is held.

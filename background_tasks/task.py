@@ -335,7 +335,7 @@ class Execution:
         """Return it as it stands now, in an object of its own."""
         return Execution(*_copied(self))
 
-    def as_told(self) -> Execution:
+    def _as_told(self) -> Execution:
         """Return it as it stands now, in an object that cannot be changed."""
         return _told(*_copied(self))
 

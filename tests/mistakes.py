@@ -181,7 +181,7 @@ MISTAKES = (
         "changes_that_meet",
         Reporter,
         "tell",
-        (("while self._changes", "if self._changes"),),
+        (("while self._changes and self._bell is None", "for _ in range(bool(self._changes))"),),
     ),
     Mistake(
         "the ticking thread waits though a slot came upon a trigger to ask",
@@ -235,8 +235,8 @@ MISTAKES = (
         "nobody is woken when the listeners have been told",
         "wait_idle_in_many_threads",
         Scheduler,
-        "_tell",
-        (("and self._waiters", "and False"),),
+        "_was_told",
+        (("if self._waiters", "if False"),),
     ),
     Mistake(
         "idle does not mean that the listeners have been told",

@@ -32,6 +32,7 @@ GOOD = Findings(
     waiting=[],
     stuck=(),
     quarantined=(),
+    untold=0,
 )
 
 
@@ -85,6 +86,11 @@ EARLY, LATE = NOON + timedelta(seconds=1), NOON - timedelta(seconds=1)
         ({"quarantined": ("a", "b", "c")}, ["tasks in quarantine: a, b, c"]),
         ({"quarantined": tuple("abcde")}, ["tasks in quarantine: a, b, c and 2 more"]),
         ({"waiting": [waits("a", EARLY), waits("b", None), waits("c", NOON)]}, []),
+        ({"untold": 1000}, []),
+        (
+            {"untold": 1001},
+            ["1001 changes are not told yet: a listener or a log handler is slow"],
+        ),
         ({"waiting": [waits("a", LATE)]}, ["runs that wait longer than they should: a"]),
         ({"stuck": ("a",), "quarantined": ("b",)}, 2),
     ],
@@ -108,12 +114,13 @@ def test_the_figures_of_what_is_complained_of() -> None:
         quarantined=("b",),
         waiting=[waits("a", LATE), waits("b", LATE)],
         oldest_wait=7.5,
+        untold=9,
     )
 
     health = health_of(found, NOON)
 
     assert (health.stuck, health.quarantined, health.late_bounds) == (2, ("b",), 2)
-    assert health.oldest_wait == 7.5
+    assert (health.oldest_wait, health.untold) == (7.5, 9)
     assert health.to_dict()["last_tick"] == "2026-05-01T12:00:00+00:00"
 
 
