@@ -20,7 +20,7 @@ from background_tasks.scheduler import Scheduler
 from background_tasks.signals import caught, wait_for
 from background_tasks.snapshot import snapshot
 from background_tasks.task import Status
-from background_tasks.top import View, load_rich, watch
+from background_tasks.top import View, load_rich, no_view, watch
 
 __all__ = ["run"]
 
@@ -60,8 +60,8 @@ def run(target: str, *, top: bool, status: str | None, grace: float, interval: f
         load_rich()
     with caught() as signals, ExitStack() as stack:
         try:
-            if top and not sys.stdout.isatty():
-                raise _UnusableError("--top needs a terminal")
+            if top and no_view():
+                raise _UnusableError("--top needs a terminal that can move the cursor")
             scheduler = _load(target)
             if status is not None:
                 stack.enter_context(_served(scheduler, status))
@@ -70,8 +70,10 @@ def run(target: str, *, top: bool, status: str | None, grace: float, interval: f
             return 2
         _log_unless_configured()
         scheduler.start()
-        received = _view(scheduler, target, interval, signals) if top else wait_for(signals)
-        _stop(scheduler, grace, signals)
+        try:
+            received = _view(scheduler, target, interval, signals) if top else wait_for(signals)
+        finally:
+            _stop(scheduler, grace, signals)
     return 0 if received is None else 128 + received
 
 
@@ -124,7 +126,8 @@ def _served(scheduler: Scheduler, path: str) -> Any:
 
 def _log_unless_configured() -> None:
     handlers = [*logging.getLogger().handlers, *logger.handlers]
-    if all(isinstance(each, logging.NullHandler) for each in handlers):
+    is_free = all(isinstance(each, logging.NullHandler) for each in handlers)
+    if is_free and sys.stderr is not None:
         configure_logging(level=logging.INFO)
 
 
@@ -144,8 +147,9 @@ def _view(
         with _screen(held) as screen:
             received = watch(View(look, target), screen, interval=interval, signals=signals)
         lines = _end_of(held).splitlines(keepends=True)
-        sys.stderr.write(b"".join(lines[-_SHOWN:]).decode(errors="replace"))
-        sys.stderr.flush()
+        if sys.stderr is not None:  # it is None where it was closed
+            sys.stderr.write(b"".join(lines[-_SHOWN:]).decode(errors="replace"))
+            sys.stderr.flush()
     return received
 
 
@@ -171,8 +175,9 @@ def _screen(held: IO[bytes]) -> Iterator[TextIO]:
 
 
 def _flush() -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
 
 
 def _end_of(held: IO[bytes]) -> bytes:

@@ -66,7 +66,7 @@ class StatusServer:
             RuntimeError: The system gives no thread.
         """
         self._scheduler = scheduler
-        self.path = _checked(path)
+        self.path = checked_path(path)
         self._listener = _listener(self.path)
         self._file = _identity(self.path)
         self._waker, self._alarm = _sockets().socketpair()
@@ -171,8 +171,13 @@ class StatusServer:
         return self._line
 
 
-def _checked(path: object) -> str:
-    """Return *path*, absolute, if a socket can have it."""
+def checked_path(path: object) -> str:
+    """Return *path*, absolute.
+
+    Raises:
+        ValueError: No Unix socket can have it.
+        TypeError: It is no path.
+    """
     plain = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(plain, str):
         raise InvalidTypeError(f"path must be a str or a Path, got {checks.shown(path)}")

@@ -6,9 +6,11 @@ a picture is decided in `background_tasks.frame`. The only user of rich.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import select
+import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +24,7 @@ from background_tasks.clock import monotonic
 from background_tasks.errors import MissingExtraError
 from background_tasks.frame import Line, frame
 from background_tasks.signals import caught
-from background_tasks.status import ask
+from background_tasks.status import ask, checked_path
 
 try:
     import termios
@@ -31,12 +33,13 @@ except ImportError:  # pragma: no cover - Windows has no such terminals
     termios = None  # type: ignore[assignment]
     tty = None  # type: ignore[assignment]
 
-__all__ = ["View", "load_rich", "top", "watch"]
+__all__ = ["View", "load_rich", "no_view", "top", "watch"]
 
 _SLICE = 0.1  # seconds; so much later at most a signal or another size is noticed
 _COLUMNS = 120  # cells of a picture that does not go to a terminal, unless COLUMNS says otherwise
 _LINES = 200  # of one that does not have to fit a screen
 _QUIT = b"q"
+_DUMB = ("dumb", "unknown")
 _BLANKS = re.compile(r"\n{3,}")  # lines that keep the place of others, which is for screens
 
 
@@ -50,20 +53,50 @@ def top(path: str, *, interval: float, once: bool) -> int:
 
     Returns:
         0 after q, or when the one picture was printed; 1 when nobody answered for it; 2 without a
-        terminal; else 128 and the number of the signal that ended it.
+        terminal that can show a view, or where there can be no socket at *path*; else 128 and the
+        number of the signal that ended it.
 
     Raises:
         MissingExtraError: rich is not installed; *once* does without.
     """
     view = View(partial(ask, path), os.path.basename(path))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a latin-1 terminal has no blocks and lines
+    obstacle = _no_socket(path) or ("" if once else no_view())
+    if obstacle:
+        print(f"background-tasks top: {obstacle}", file=sys.stderr)
+        return 2
     if once:
         return _print_once(view)
-    if not sys.stdout.isatty():
-        print("top needs a terminal; with --once it prints one picture", file=sys.stderr)
-        return 2
     with caught() as signals:
         received = watch(view, sys.stdout, interval=interval, signals=signals)
     return 0 if received is None else 128 + received
+
+
+def no_view() -> str:
+    """Return why there can be no view on standard output, "" if there can."""
+    if sys.stdout is None or not sys.stdout.isatty():  # it is None where it was closed
+        return "needs a terminal; with --once it prints one picture"
+    if os.environ.get("TERM") in _DUMB:
+        return "needs a terminal that can move the cursor; with --once it prints one picture"
+    return ""
+
+
+def _no_socket(path: str) -> str:
+    """Return why there will never be a socket at *path*; there may be one that is not there yet."""
+    try:
+        if not stat.S_ISSOCK(os.stat(checked_path(path)).st_mode):
+            return f"PATH must be a Unix socket, got {path!r}, which is none"
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError) as error:
+        return _why(error)
+    return ""
+
+
+def _why(error: OSError | ValueError) -> str:
+    """Return what *error* is, for people."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 class View:
@@ -80,8 +113,8 @@ class View:
         """Look again."""
         try:
             self._values, self.notice = self._look(), ""
-        except (OSError, ValueError):
-            self.notice = f"no answer from {self._title}, trying again"
+        except (OSError, ValueError) as error:
+            self.notice = f"no answer from {self._title}, trying again: {_why(error)}"
         except Exception as error:  # of ours, in the view of a scheduler that shall go on
             self.notice = f"{self._title} could not be looked at: {error_text(error)}"
 
@@ -101,7 +134,7 @@ def _print_once(view: View) -> int:
     columns = os.environ.get("COLUMNS", "")
     lines = view.lines(int(columns) if columns.isdecimal() else _COLUMNS, _LINES)
     if view.notice:
-        print(view.notice.removesuffix(", trying again"), file=sys.stderr)
+        print(view.notice.replace(", trying again", "", 1), file=sys.stderr)
         return 1
     text = "\n".join("".join(piece for piece, _ in line).rstrip() for line in lines)
     print(_BLANKS.sub("\n\n", text).rstrip())
@@ -171,10 +204,10 @@ def _keys() -> Iterator[Callable[[float], bytes]]:
 
     Keys come one by one and are not shown. Where standard input is no terminal there are none.
     """
-    number = sys.stdin.fileno()
-    if not os.isatty(number):
+    if sys.stdin is None or not sys.stdin.isatty():  # it is None where it was closed
         yield _no_key
         return
+    number = sys.stdin.fileno()
     before = termios.tcgetattr(number)
     try:
         tty.setcbreak(number)

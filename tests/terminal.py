@@ -165,7 +165,9 @@ def attached(terminal: Terminal, *numbers: int) -> Iterator[None]:
             yield
         finally:
             for number, copy in saved.items():
-                getattr(sys, names[number]).flush()
+                stream = getattr(sys, names[number])
+                if stream is not None:  # a test may have closed it
+                    stream.flush()
                 os.dup2(copy, number)
                 os.close(copy)
 

@@ -217,6 +217,18 @@ def test_without_a_configuration_the_log_is_json(
     assert "scheduler stopped" in lines
 
 
+def test_without_standard_error_there_is_no_log(
+    shop: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs all the same: Python has None there where it was closed."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr(sys, "stderr", None)
+    shop.add_task(Task("stop", interrupt, triggers=[OneTimeTrigger(delay=0)]))
+
+    assert main(["run", "shop:scheduler"]) == 130
+    assert shop.state == "stopped"
+
+
 @pytest.mark.parametrize("name", ["", "background_tasks"])
 def test_a_configuration_of_the_module_stays(
     shop: Scheduler,
@@ -353,11 +365,44 @@ def test_what_is_redirected_is_not_held_back(
     assert b"to a file" not in terminal.raw
 
 
+@pytest.mark.parametrize("name", ["stdin", "stderr"])
+def test_the_view_without_a_standard_stream(
+    shop: Scheduler, terminal: Terminal, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without keys a signal ends it; without standard error nothing is shown in the end."""
+
+    def user() -> None:
+        terminal.wait_for("NO FAILURES")
+        interrupt()
+
+    with attached(terminal):
+        monkeypatch.setattr(sys, name, None)
+        assert used_by(user, lambda: main(["run", "shop:scheduler", "--top"])) == 130
+    assert shop.state == "stopped"
+
+
+def test_a_view_that_fails(
+    shop: Scheduler, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scheduler is stopped as ever."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("the terminal has gone")
+
+    monkeypatch.setattr(foreground, "watch", fail)
+    with attached(terminal), pytest.raises(OSError, match="the terminal has gone"):
+        main(["run", "shop:scheduler", "--top"])
+
+    assert shop.state == "stopped"
+
+
 def test_the_view_needs_a_terminal(shop: Scheduler, capsys: pytest.CaptureFixture[str]) -> None:
     """One line says so, and nothing is started."""
     assert main(["run", "shop:scheduler", "--top"]) == 2
 
-    assert capsys.readouterr().err == "background-tasks run: --top needs a terminal\n"
+    assert capsys.readouterr().err == (
+        "background-tasks run: --top needs a terminal that can move the cursor\n"
+    )
     assert shop.state == "new"
 
 
@@ -430,6 +475,19 @@ def test_ctrl_c_in_the_view(a_shop: Path, terminal: Terminal) -> None:
 
     terminal.wait_until_given_back()
     terminal.wait_until(lambda _: b'"message": "scheduler stopped"' in terminal.raw)
+
+
+def test_a_view_in_another_encoding(a_shop: Path, terminal: Terminal) -> None:
+    """What it has no letter for is a question mark."""
+    with (
+        Scheduler(1).serve_status(a_shop / "s"),
+        terminal.running(command("top", "s"), PYTHONIOENCODING="ascii", **ENVIRON),
+    ):
+        terminal.wait_for("NO FAILURES")
+        terminal.type(b"q")
+        assert terminal.wait_for_end() == 0
+
+    terminal.wait_until_given_back()
 
 
 def test_a_process_that_is_watched_and_killed(a_shop: Path, terminal: Terminal) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from background_tasks import MissingExtraError, Scheduler, Task
 from background_tasks.__main__ import main
 from background_tasks.snapshot import snapshot
 from background_tasks.status import StatusServer
-from background_tasks.top import View, _typed, load_rich
+from background_tasks.top import View, _typed, load_rich, no_view
 from tests.conftest import Gate
 from tests.terminal import Terminal, attached, used_by
 
@@ -227,7 +228,39 @@ def test_one_picture_of_nobody_is_an_error(path: str, capsys: pytest.CaptureFixt
     assert main(["top", path, "--once"]) == 1
 
     printed = capsys.readouterr()
-    assert (printed.out, printed.err) == ("", f"no answer from {path}\n")
+    assert (printed.out, printed.err) == ("", f"no answer from {path}: No such file or directory\n")
+
+
+@pytest.mark.parametrize("more", [[], ["--once"]])
+def test_where_there_can_be_no_socket(
+    path: str, more: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """One line says so, instead of trying for ever."""
+    file = tmp_path / "file"
+    file.touch()
+    for place, why in (
+        (str(file), f"PATH must be a Unix socket, got {str(file)!r}, which is none"),
+        (str(tmp_path), f"PATH must be a Unix socket, got {str(tmp_path)!r}, which is none"),
+        (f"{file}/s", "Not a directory"),
+        ("", "path must have 1 to 107 bytes when it is absolute, none of them null, got "),
+        ("x" * 200, "path must have 1 to 107 bytes when it is absolute, none of them null, got "),
+    ):
+        assert main(["top", place, *more]) == 2
+
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert printed.err.startswith(f"background-tasks top: {why}")
+        assert printed.err.count("\n") == 1
+
+
+def test_a_socket_whose_process_is_gone(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It may come back, so the view would try again."""
+    with socket.socket(socket.AF_UNIX) as gone:
+        gone.bind(path)
+
+    assert main(["top", path, "--once"]) == 1
+
+    assert capsys.readouterr().err == f"no answer from {path}: Connection refused\n"
 
 
 def test_a_view_needs_a_terminal(
@@ -237,8 +270,46 @@ def test_a_view_needs_a_terminal(
     assert main(["top", path]) == 2
 
     printed = capsys.readouterr()
-    assert printed.err == "top needs a terminal; with --once it prints one picture\n"
+    assert printed.err == (
+        "background-tasks top: needs a terminal; with --once it prints one picture\n"
+    )
     assert printed.out == ""
+
+
+def test_a_view_needs_a_terminal_that_can_move_the_cursor(
+    server: StatusServer, path: str, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be an empty one."""
+    with attached(terminal):
+        monkeypatch.setenv("TERM", "dumb")
+        assert main(["top", path]) == 2
+
+    terminal.wait_for("needs a terminal that can move the cursor; with --once")
+
+
+@pytest.mark.parametrize("name", ["stdin", "stdout", "stderr"])
+def test_one_picture_without_a_standard_stream(
+    server: StatusServer, path: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python has None in its place, where it was closed."""
+    monkeypatch.setattr(sys, name, None)
+
+    assert main(["top", path, "--once"]) == 0
+    assert no_view() if name == "stdout" else True
+
+
+def test_a_view_without_standard_input(
+    server: StatusServer, terminal: Terminal, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are no keys then; a signal ends it."""
+
+    def user() -> None:
+        terminal.wait_for("NO FAILURES")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with attached(terminal, 1, 2):
+        monkeypatch.setattr(sys, "stdin", None)
+        assert used_by(user, lambda: main(["top", path])) == 130
 
 
 # The parts
@@ -293,7 +364,7 @@ def test_a_view_says_why_it_is_old(scheduler: Scheduler) -> None:
 
     assert seen == [
         ("", True),
-        ("no answer from orders, trying again", True),
+        ("no answer from orders, trying again: OSError", True),
         ("orders could not be looked at: RuntimeError: of ours", True),
         ("", True),
         ("the answer from orders cannot be understood", False),
