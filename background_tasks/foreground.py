@@ -126,8 +126,7 @@ def _served(scheduler: Scheduler, path: str) -> Any:
 
 def _log_unless_configured() -> None:
     handlers = [*logging.getLogger().handlers, *logger.handlers]
-    is_free = all(isinstance(each, logging.NullHandler) for each in handlers)
-    if is_free and sys.stderr is not None:
+    if all(isinstance(each, logging.NullHandler) for each in handlers):
         configure_logging(level=logging.INFO)
 
 
@@ -144,13 +143,14 @@ def _view(
             _bound(held)
             return snapshot(scheduler)
 
-        with _screen(held) as screen:
-            received = watch(View(look, target), screen, interval=interval, signals=signals)
-        lines = _end_of(held).splitlines(keepends=True)
-        if sys.stderr is not None:  # it is None where it was closed
-            sys.stderr.write(b"".join(lines[-_SHOWN:]).decode(errors="replace"))
-            sys.stderr.flush()
-    return received
+        try:
+            with _screen(held) as screen:
+                return watch(View(look, target), screen, interval=interval, signals=signals)
+        finally:
+            lines = _end_of(held).splitlines(keepends=True)
+            if sys.stderr is not None:  # it is None where it was closed
+                sys.stderr.write(b"".join(lines[-_SHOWN:]).decode(errors="replace"))
+                sys.stderr.flush()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ On import nothing is configured: the logger ``background_tasks`` has a NullHandl
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import logging
 import sys
@@ -89,7 +90,7 @@ def configure_logging(
 
     Args:
         level: From which level on, a number or a name such as "DEBUG".
-        stream: Where to; standard error by default.
+        stream: Where to; standard error by default, or nowhere in a process that has none.
         naming: What the fields are called: "otel", as OpenTelemetry has them, or "ecs", as the
             Elastic Common Schema.
 
@@ -101,7 +102,7 @@ def configure_logging(
         TypeError: *level* is neither a number nor a name, or *stream* cannot be written to.
     """
     number = _level(level)
-    out = sys.stderr if stream is None else stream
+    out = (sys.stderr or _Nowhere()) if stream is None else stream
     if not has_method(out, "write"):
         raise InvalidTypeError(f"stream must have a write method, got {shown(stream)}")
     if text("naming", naming) not in NAMINGS:
@@ -115,6 +116,13 @@ def configure_logging(
     logger.addHandler(handler)
     logger.setLevel(number)
     return handler
+
+
+class _Nowhere(io.TextIOBase):
+    """Where lines go in a process whose standard error was closed."""
+
+    def write(self, text: str) -> int:
+        return len(text)
 
 
 def _level(level: object) -> int:

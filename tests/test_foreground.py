@@ -384,15 +384,17 @@ def test_the_view_without_a_standard_stream(
 def test_a_view_that_fails(
     shop: Scheduler, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The scheduler is stopped as ever."""
+    """The scheduler is stopped and what was held back is shown, as ever."""
 
     def fail(*_: object, **__: object) -> None:
+        print("printed meanwhile", file=sys.stderr)
         raise OSError("the terminal has gone")
 
     monkeypatch.setattr(foreground, "watch", fail)
     with attached(terminal), pytest.raises(OSError, match="the terminal has gone"):
         main(["run", "shop:scheduler", "--top"])
 
+    terminal.wait_for("printed meanwhile")
     assert shop.state == "stopped"
 
 
