@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Iterator
 
@@ -14,6 +15,8 @@ from background_tasks.checks import error_text
 settings.register_profile("suite", derandomize=True, deadline=None, max_examples=100)
 settings.register_profile("mutants", settings.get_profile("suite"), phases=[Phase.generate])
 settings.load_profile("suite")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # programs that are started have it
 
 
 @pytest.fixture(autouse=True)
