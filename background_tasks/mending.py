@@ -162,7 +162,8 @@ class _Mending:
         engine._waiting = len(waits)
         engine._held = sum(task._waiting for task in engine.tasks.values() if not task._enabled)
         engine._stuck = sum(run.is_stuck for run in running)
-        engine._replaced = min(engine._stuck, engine._replacements)
+        engine._stuck_inline = sum(run.is_stuck and run.is_inline for run in running)
+        engine._replaced = min(engine._stuck - engine._stuck_inline, engine._replacements)
         if engine._admission is not None:
             in_slots = [run.task for run in running if not run.is_inline]
             engine._admission.recount(engine._max + engine._replaced, in_slots)

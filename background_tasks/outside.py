@@ -63,7 +63,9 @@ class Outside:
                 f" got {checks.shown(given)}"
             )
         self._monotonic = primitives.monotonic
-        self._making = primitives.lock()
+        self._new_lock = primitives.lock
+        self._making = self._new_lock()
+        self._of_the_parent: list[Executor | None] = []
         self._has_broken = False
         self._next_at = -math.inf  # no other is made before
 
@@ -144,6 +146,18 @@ class Outside:
         """Let another be made at once, though one broke lately."""
         self._has_broken = False
         self._next_at = -math.inf
+
+    def forked(self) -> None:
+        """In a forked child: have another made, since the threads of this one are in the parent.
+
+        It is kept, not shut down or forgotten: that might reach what the parent has of it. One
+        that was given is used on: some can be, as a Dask client's, and there is no other.
+        """
+        self._making = self._new_lock()
+        if self._factory is not None:
+            self._of_the_parent.append(self._executor)
+            self._executor = None
+            self.retry()
 
     def close(self) -> None:
         """Shut down what the factory made; the next call has it make another.

@@ -259,6 +259,7 @@ class Scheduler:
         self._pool: DaemonPool | None = None  # guarded by _lock; None until needed
         self._stops: deque[bool] = deque()  # asked for without the lock; True is with cancel
         self._unmanned: deque[None] = deque()  # claimed slots that the pool does not know yet
+        self._dropped_by_fork: int | None = None  # runs; in a child that was not warned of it yet
         self._refused_at = -math.inf  # guarded by _lock; monotonic, when that was told last
         self._is_torn = False  # guarded by _lock; a change broke off and is not mended
         self._failures = itertools.count(1).__next__  # no lock, which might be what has failed
@@ -321,7 +322,8 @@ class Scheduler:
         self._acquire()
         try:
             if task._owner is not None:
-                raise AlreadyAddedError(f"a task can be added once, got {task!r} again")
+                again = Task.__repr__(task)  # not that of a subclass, which may call us
+                raise AlreadyAddedError(f"a task can be added once, got {again} again")
             custom = self._register(task)
         except BaseException as error:
             self._break_off(error)
@@ -357,9 +359,10 @@ class Scheduler:
         Raises:
             TaskNotFoundError: No task ever had that ID.
         """
+        number = _number(task_id)
         with _Hold(self):
-            if self._known(task_id) is not None:
-                self._engine.remove(task_id, self._primitives.utc_now())
+            if self._known(number) is not None:
+                self._engine.remove(number, self._primitives.utc_now())
             self._wake_waiters()  # its run_task may wait for a retry that will not be
             self._claim_while_ticking()  # others may have stepped aside for it
 
@@ -369,8 +372,9 @@ class Scheduler:
         Raises:
             TaskNotFoundError: There is none, or none any more.
         """
+        number = _number(task_id)
         with _Hold(self):
-            return self._registered(task_id)
+            return self._registered(number)
 
     def task(
         self,
@@ -573,10 +577,11 @@ class Scheduler:
         Raises:
             TaskNotFoundError: There is no task with that ID, or none any more.
         """
+        number = _number(task_id)
         run: Run | None = None
         try:
             with _Hold(self):
-                task = self._registered(task_id)
+                task = self._registered(number)
                 now = self._primitives.utc_now()
                 run = self._engine.take_inline(task, event, now, self._origin())
                 run.thread = self._primitives.get_ident()
@@ -620,9 +625,10 @@ class Scheduler:
         Raises:
             TaskNotFoundError: There is no task with that ID, or none any more.
         """
+        number = _number(task_id)
         self._acquire()
         try:
-            task = self._registered(task_id)
+            task = self._registered(number)
             self._engine.request(task, event, self._primitives.utc_now(), self._origin())
             self._claim_while_ticking()
         except BaseException as error:
@@ -641,8 +647,9 @@ class Scheduler:
         Raises:
             TaskNotFoundError: There is no task with that ID, or none any more.
         """
+        number = _number(task_id)
         with _Hold(self):
-            task = self._registered(task_id)
+            task = self._registered(number)
             cancelled = self._engine.cancel(task, self._primitives.utc_now())
             self._wake_waiters()
             self._claim_while_ticking()
@@ -887,6 +894,8 @@ class Scheduler:
                     ticker.wake()
         finally:
             self._lock.release()
+        if self._dropped_by_fork is not None:
+            self._warn_of_fork()
         if self._stops:
             self._heed()
         if mans and self._unmanned:
@@ -1124,20 +1133,18 @@ class Scheduler:
 
     # Finding tasks
 
-    def _known(self, task_id: int) -> Task | None:
-        """Return the task, None when it is gone; the lock is held."""
-        if isinstance(task_id, bool) or not isinstance(task_id, int):
-            raise InvalidTypeError(f"task_id must be an int, got {checks.shown(task_id)}")
-        if not 0 <= task_id <= self._engine.last_task_id:
+    def _known(self, number: int) -> Task | None:
+        """Return the task of that ID, None when it is gone; the lock is held."""
+        if not 0 <= number <= self._engine.last_task_id:
             raise TaskNotFoundError(
-                f"no task ever had the ID {checks.shown(task_id)}", task_id=task_id
+                f"no task ever had the ID {checks.shown(number)}", task_id=number
             )
-        return self._engine.tasks.get(task_id)
+        return self._engine.tasks.get(number)
 
-    def _registered(self, task_id: int) -> Task:
-        task = self._known(task_id)
+    def _registered(self, number: int) -> Task:
+        task = self._known(number)
         if task is None:
-            raise TaskNotFoundError(f"the task with the ID {task_id} is gone", task_id=task_id)
+            raise TaskNotFoundError(f"the task with the ID {number} is gone", task_id=number)
         return task
 
     # Starting
@@ -1290,7 +1297,10 @@ class Scheduler:
     def _report_stuck(self, stuck: list[Run]) -> None:
         """Tell that runs are stuck, with where their threads are; reads source files for that."""
         frames = sys._current_frames()
-        stacks = [(run, stack_text(frames.get(run.thread))) for run in stuck]
+        stacks = [
+            (run, checks.redacted(self._redact, stack_text(frames.get(run.thread))))
+            for run in stuck
+        ]
         with _Hold(self):
             for run, stack in stacks:
                 self._engine.note_stuck(run, stack, self._primitives.utc_now())
@@ -1566,7 +1576,18 @@ class Scheduler:
         dropped = forked(self._engine, self._primitives.utc_now())
         if pool is not None:
             pool.forked()
+        if self._outside is not None:
+            self._outside.forked()
         if was_running:
+            self._dropped_by_fork = dropped
+
+    def _warn_of_fork(self) -> None:
+        """Say that this is a child, once it uses us; no lock is held.
+
+        Not in the fork: another thread of the parent may have held the lock of the log's file.
+        """
+        dropped, self._dropped_by_fork = self._dropped_by_fork, None
+        if dropped is not None:
             fields = {"event.name": "background_tasks.forked", "background_tasks.dropped": dropped}
             log(_WARNING, _STOPPED_BY_FORK, fields)
 
@@ -1628,6 +1649,13 @@ def _aging(aging: object) -> float:
             f"aging must be at least 0 seconds and a float, got {checks.shown(aging)}"
         )
     return seconds
+
+
+def _number(task_id: object) -> int:
+    """Return *task_id* as a plain int; without the lock, since what is shown may call us."""
+    if isinstance(task_id, bool) or not isinstance(task_id, int):
+        raise InvalidTypeError(f"task_id must be an int, got {checks.shown(task_id)}")
+    return int.__pos__(task_id)
 
 
 def _summary(function: object) -> str:

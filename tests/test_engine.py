@@ -249,6 +249,30 @@ def test_what_an_error_has_lost_counts_as_dropped() -> None:
     assert engine.stats().dropped == 2
 
 
+def test_a_stuck_run_without_a_slot_is_not_replaced() -> None:
+    """There is none to replace: it was called by run_task."""
+    engine = Engine(
+        max_running_tasks=1,
+        aging=5.0,
+        on_time=timedelta(seconds=1),
+        stuck_after=timedelta(seconds=10),
+        replacements=1,
+    )
+    task = _add(engine, timeout=5)
+    run = engine.take_inline(task, None, _at(0))
+    for seconds in (5, 15):
+        engine.release(_at(seconds), MANY)
+
+    assert engine.stats().stuck == 1
+    for _ in range(2):
+        engine.request(_add(engine), None, _at(15))
+    assert engine.claim_slots() == 1
+
+    engine.finish(run, Outcome(_at(16), NO_COST))
+    assert engine.stats().stuck == 0
+    assert engine.claim_slots() == 0
+
+
 def test_what_is_counted_elsewhere() -> None:
     """The stats have it as it is."""
     engine = _engine()

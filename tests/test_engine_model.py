@@ -905,7 +905,7 @@ class EngineModel(RuleBasedStateMachine):
 
     def _most(self) -> int:
         """Return how many slots there may be: stuck runs are replaced."""
-        stuck = sum(run.is_stuck for run in self.in_slots + self.inline)
+        stuck = sum(run.is_stuck for run in self.in_slots)
         return self.slots + min(stuck, self.replacements)
 
     def _startable(self, stamp: float) -> list[Run]:

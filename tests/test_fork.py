@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -456,6 +457,56 @@ def test_the_parent_tells_what_has_happened(caplog: pytest.LogCaptureFixture) ->
     assert record.getMessage() == (
         "scheduler stopped in a forked child: start it there if it should run"
     )
+
+
+def test_a_fork_writes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """Another thread may have held the lock of the log: the child says it when it is used."""
+    scheduler = Scheduler(1)
+    scheduler.start()
+    assert scheduler.stop()
+    scheduler._state = _State.RUNNING
+
+    scheduler._forked()
+    assert caplog.records == []
+
+    scheduler.stats()
+    scheduler.stats()
+    (record,) = caplog.records
+    assert "stopped in a forked child" in record.getMessage()
+
+
+@pytest.mark.parametrize("making", [False, True])
+def test_the_executor_of_a_factory_is_made_anew(making: bool) -> None:
+    """The threads of the old one are in the parent, as may be the one that was making it."""
+    made: list[ThreadPoolExecutor] = []
+
+    def make() -> ThreadPoolExecutor:
+        made.append(ThreadPoolExecutor(1))
+        return made[-1]
+
+    scheduler = Scheduler(1, executor=make)
+    task = scheduler.add_task(Task("t", int))
+    assert scheduler.run_task(task.id).status is Status.SUCCESS
+    assert scheduler._outside is not None
+    if making:
+        scheduler._outside._making.acquire()
+
+    scheduler._forked()
+
+    assert scheduler.run_task(task.id).status is Status.SUCCESS
+    assert len(made) == 2
+    for each in made:
+        each.shutdown()
+
+
+def test_the_executor_that_was_given_is_used_on() -> None:
+    """There is no other, and one of a cluster works in a child, too."""
+    with ThreadPoolExecutor(1) as given:
+        scheduler = Scheduler(1, executor=given)
+        scheduler._forked()
+
+        task = scheduler.add_task(Task("t", int))
+        assert scheduler.run_task(task.id).status is Status.SUCCESS
 
 
 def test_locks_that_were_held_in_the_parent_are_free() -> None:

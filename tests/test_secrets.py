@@ -17,6 +17,7 @@ import pytest
 
 from background_tasks import (
     Change,
+    ChangeKind,
     EventTrigger,
     Gate,
     PeriodicTrigger,
@@ -30,6 +31,8 @@ from background_tasks import (
 )
 from background_tasks.logger import logger
 from background_tasks.testing import InlineScheduler
+from tests.conftest import Gate as TaskGate
+from tests.conftest import Watch
 
 SECRET = "hush-hush"
 
@@ -243,6 +246,26 @@ def _give() -> Untold:
 
 def _redact(text: str) -> str:
     return text.replace(SECRET, "***")
+
+
+def test_the_stack_of_a_stuck_run_is_redacted(gate: TaskGate) -> None:
+    """It has lines of the source, which may hold what is secret."""
+    scheduler = Scheduler(1, redact=_redact, stuck_after=0.01, tick_interval=0.01)
+    watch = Watch(scheduler)
+
+    def login(secret: str) -> None:
+        gate()
+
+    with scheduler:
+        scheduler.release_task(
+            scheduler.add_task(Task("t", lambda: login("hush-hush"), timeout=0.01)).id
+        )
+        watch.wait_for(ChangeKind.RUN_STUCK)
+        gate.leave.set()
+
+    (reason,) = [each.reason for each in watch.changes if each.kind is ChangeKind.RUN_STUCK]
+    assert 'login("***")' in reason
+    assert SECRET not in reason
 
 
 def test_every_text_of_an_error_is_redacted(internal_errors: list[str]) -> None:

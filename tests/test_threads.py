@@ -730,6 +730,59 @@ class _Taken(deque[None]):
         super().pop()
 
 
+class _Number(int):
+    """An ID whose repr asks the scheduler."""
+
+    asks: Callable[[], object]
+
+    def __repr__(self) -> str:
+        """Ask."""
+        return f"<{self.asks()}>"
+
+
+class _Job:
+    """What somebody takes for an ID, with the scheduler in its repr."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        """Keep it."""
+        self.scheduler = scheduler
+
+    def __repr__(self) -> str:
+        """Show it."""
+        return f"<_Job of {self.scheduler!r}>"
+
+
+class _Counted(Task):
+    """A task that shows how often it ran."""
+
+    def __repr__(self) -> str:
+        """Count."""
+        return f"<_Counted {len(self.execution_hist)}>"
+
+
+def test_what_is_refused_is_shown_with_no_lock_held() -> None:
+    """Its repr may call the scheduler."""
+    scheduler = Scheduler(1)
+    number = _Number(7)
+    number.asks = scheduler.stats
+    methods = (
+        scheduler.get_task,
+        scheduler.remove_task,
+        scheduler.cancel,
+        scheduler.release_task,
+        scheduler.run_task,
+    )
+
+    for method in methods:
+        with pytest.raises(TypeError, match="task_id must be an int, got <_Job of <Scheduler new"):
+            method(_Job(scheduler))  # type: ignore[arg-type]
+        with pytest.raises(LookupError, match="no task ever had the ID 7"):
+            method(number)
+    task = scheduler.add_task(_Counted("t", int))
+    with pytest.raises(ValueError, match="a task can be added once, got <Task 0 't'"):
+        scheduler.add_task(task)
+
+
 def test_a_slot_that_is_given_back_while_another_thread_starts_the_next() -> None:
     """Each is counted by the one that has it."""
     scheduler = Scheduler(1)
