@@ -28,7 +28,7 @@ from background_tasks.snapshot import FORMAT, Watched, snapshot
 if TYPE_CHECKING:
     import socket
 
-__all__ = ["StatusServer", "ask"]
+__all__ = ["StatusServer", "ask", "checked_path"]
 
 _OWNER_ONLY = 0o600
 _LONGEST_PATH = 107  # bytes; sun_path of unix(7) less the null at its end

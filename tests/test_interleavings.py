@@ -458,7 +458,7 @@ def test_each_signal_makes_one_run(first: int) -> None:
 class ReadsTwice(Scheduler):
     """A scheduler with a mistake that the real one once had."""
 
-    def _unlock(self, *, mans: bool = True) -> None:
+    def _unlock(self, mans: bool = True) -> None:
         made, ticker = self._engine, self._ticker
         if ticker is not None and ticker.until is not None:
             due = made.next_due()
@@ -476,7 +476,7 @@ class ReadsTwice(Scheduler):
 class AttendsOnce(Scheduler):
     """A scheduler that does not look at events again after letting the lock go."""
 
-    def _unlock(self, *, mans: bool = True) -> None:
+    def _unlock(self, mans: bool = True) -> None:
         self._lock.release()
 
 
