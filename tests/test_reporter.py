@@ -206,6 +206,67 @@ def test_an_error_in_the_thread_that_helps() -> None:
     assert told.told[-1] == (0, ME)
 
 
+def test_while_another_thread_is_at_it() -> None:
+    """The one that helps waits until that rings; it goes without a word if there is another."""
+    told = Told(0.06, 2)
+    telling = told.reporter._telling
+    telling.acquire()
+
+    class Bell:
+        rings = iter([True, False])
+
+        def clear(self) -> None:
+            pass
+
+        def wait(self, _: float) -> bool:
+            if telling.locked():
+                telling.release()
+            return next(self.rings)
+
+    told.reporter._help(Bell(), told._note)
+
+    assert told.told == [(0, ME), (1, ME)]
+    assert told.done.is_set()
+
+
+def test_the_end_of_a_process_waits_no_longer_than_it_may() -> None:
+    """Whoever is telling then."""
+    waits: list[float] = []
+    scheduler = Scheduler(1, _primitives=Primitives(monotonic=lambda: 0.0, pause=waits.append))
+    scheduler._reporter._teller = 1
+
+    scheduler._wait_told(0.0)
+    assert waits == []
+
+    def pause(seconds: float) -> None:
+        waits.append(seconds)
+        scheduler._reporter._teller = None
+
+    scheduler._primitives = Primitives(monotonic=lambda: 0.0, pause=pause)
+    scheduler._wait_told(1.0)
+
+    assert len(waits) == 1
+
+
+def test_those_that_wait_cannot_be_woken(
+    internal_errors: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For want of memory: it is said, and they look by themselves at the next tick."""
+
+    def fail() -> None:
+        raise MemoryError
+
+    scheduler = Scheduler(1)
+    scheduler._waiters[threading.Event()] = 0
+    monkeypatch.setattr(scheduler, "_notify", fail)
+
+    scheduler._was_told()
+
+    assert internal_errors == ["MemoryError"]
+    internal_errors.clear()
+    scheduler._waiters.clear()
+
+
 def test_a_listener_of_an_inline_scheduler_that_moves_the_clock() -> None:
     """No thread ever runs there."""
     seen: list[ChangeKind] = []
