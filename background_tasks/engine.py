@@ -259,7 +259,6 @@ class Engine:
         self._compared: tuple[datetime, float] | None = None  # both clocks, see `compare_clocks`
         self._counted = dict.fromkeys(_ENDS, 0)
         self._stuck = 0  # of `running`, those that were asked to give up and go on
-        self._stuck_inline = 0  # of these, those that hold no slot
         self.newly_stuck: list[Run] = []  # to be told with their stacks; taken by the scheduler
         self._retries = 0
         self._skipped = 0
@@ -1092,7 +1091,6 @@ class Engine:
         """Count a run that was asked to give up and did not as stuck; replace its slot."""
         run.is_stuck = True
         self._stuck += 1
-        self._stuck_inline += run.is_inline
         self.newly_stuck.append(run)
         self._replace_stuck()
 
@@ -1100,12 +1098,12 @@ class Engine:
         """Take back what `_get_stuck` did: the run has given up after all."""
         run.is_stuck = False
         self._stuck -= 1
-        self._stuck_inline -= run.is_inline
         self._replace_stuck()
 
     def _replace_stuck(self) -> None:
         before = self._replaced
-        self._replaced = min(self._stuck - self._stuck_inline, self._replacements)
+        in_slots = [run for run in self.live.values() if run.is_stuck and not run.is_inline]
+        self._replaced = min(len(in_slots), self._replacements)
         if self._admission is not None:
             self._admission.add_slots(self._replaced - before)
 

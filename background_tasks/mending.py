@@ -162,11 +162,11 @@ class _Mending:
         engine._waiting = len(waits)
         engine._held = sum(task._waiting for task in engine.tasks.values() if not task._enabled)
         engine._stuck = sum(run.is_stuck for run in running)
-        engine._stuck_inline = sum(run.is_stuck and run.is_inline for run in running)
-        engine._replaced = min(engine._stuck - engine._stuck_inline, engine._replacements)
+        in_slots = [run for run in running if not run.is_inline]
+        engine._replaced = min(sum(run.is_stuck for run in in_slots), engine._replacements)
         if engine._admission is not None:
-            in_slots = [run.task for run in running if not run.is_inline]
-            engine._admission.recount(engine._max + engine._replaced, in_slots)
+            tasks = [run.task for run in in_slots]
+            engine._admission.recount(engine._max + engine._replaced, tasks)
 
     def look_at_arms(self) -> list[Task]:
         """See that every trigger goes on; return the tasks of those that cannot even here."""

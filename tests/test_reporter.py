@@ -57,6 +57,13 @@ class Told:
         self.told.append((change.task_id, threading.current_thread().name))
 
 
+def wait_for_the_teller() -> None:
+    """Wait until the thread that helps has ended, if there is one."""
+    for thread in threading.enumerate():
+        if thread.name == TELLER:
+            thread.join(10)
+
+
 @pytest.fixture(autouse=True)
 def _no_lingering(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reporter_module, "_LINGER", 0.001)
@@ -109,9 +116,7 @@ def test_while_it_helps_nobody_else_tells(monkeypatch: pytest.MonkeyPatch) -> No
     told.done.clear()
     told.changes.extend(changes(1))
     told.tell()
-    for thread in threading.enumerate():
-        if thread.name == TELLER:
-            thread.join(10)
+    wait_for_the_teller()
     told.changes.extend(changes(1))
     assert told.tell()
     assert told.told[-1] == (0, ME)
@@ -150,9 +155,7 @@ def test_what_comes_when_it_has_just_looked() -> None:
     told.changes.meanwhile = meanwhile
     told.tell()
     assert again.wait(10)
-    for thread in threading.enumerate():
-        if thread.name == TELLER:
-            thread.join(10)
+    wait_for_the_teller()
 
     assert [place for place, _ in told.told] == [0, 1, 2, 0]
     assert not told.changes
@@ -196,9 +199,7 @@ def test_an_error_in_the_thread_that_helps() -> None:
         raise MemoryError
 
     told.reporter.tell(note)
-    for thread in threading.enumerate():
-        if thread.name == TELLER:
-            thread.join(10)
+    wait_for_the_teller()
     told.changes.extend(changes(1))
     assert told.tell()
 
