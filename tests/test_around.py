@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from typing import Any
@@ -26,6 +26,7 @@ from background_tasks import (
 )
 from background_tasks.task import running_function
 from background_tasks.testing import InlineScheduler
+from tests.conftest import Elsewhere
 
 _request: ContextVar[str] = ContextVar("_request", default="none")
 _inner: ContextVar[str] = ContextVar("_inner", default="none")
@@ -64,16 +65,6 @@ def swallow(_: Execution) -> Iterator[None]:
 def fail() -> None:
     """Raise."""
     raise ValueError("no route")
-
-
-class Elsewhere(Executor):
-    """An executor that hands over no more than another process could, in the calling thread."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Call it at once."""
-        future: Future[Any] = Future()
-        future.set_result(fn(*args, **kwargs))
-        return future
 
 
 def test_around_each_attempt_the_first_outermost() -> None:

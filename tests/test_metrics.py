@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from datetime import timedelta
 from typing import Any
 
@@ -28,7 +28,7 @@ from background_tasks import Gate as SensorGate
 from background_tasks.logger import lost_lines
 from background_tasks.metrics import BOUNDS, INSTRUMENTS, Buckets, Instrument, Labels, Metrics
 from background_tasks.testing import InlineScheduler
-from tests.conftest import Gate, Ticks, Watch
+from tests.conftest import Elsewhere, Gate, Ticks, Watch
 
 BY_NAME = {each.name.removeprefix("background_tasks."): each for each in INSTRUMENTS}
 
@@ -328,7 +328,7 @@ def test_it_adds_up_under_load() -> None:
     assert meter.metrics._attempts == {}  # nothing is kept of a run that has ended
 
 
-class Refusing(Executor):
+class Refusing(Elsewhere):
     """Takes no call for as long as it refuses."""
 
     def __init__(self) -> None:
@@ -339,9 +339,7 @@ class Refusing(Executor):
         """Call *fn* at once, or refuse."""
         if self.refuses:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        future: Future[Any] = Future()
-        future.set_result(fn(*args, **kwargs))
-        return future
+        return super().submit(fn, *args, **kwargs)
 
 
 def test_a_start_that_the_executor_refused_is_one_start() -> None:

@@ -9,7 +9,7 @@ import io
 import json
 import logging
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -31,8 +31,8 @@ from background_tasks import (
 )
 from background_tasks.logger import logger
 from background_tasks.testing import InlineScheduler
+from tests.conftest import Elsewhere, Watch
 from tests.conftest import Gate as TaskGate
-from tests.conftest import Watch
 
 SECRET = "hush-hush"
 
@@ -218,16 +218,6 @@ class Untold:
         raise ValueError(SECRET)
 
 
-class Near(Executor):
-    """Calls here what is to be called in another process."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Call it."""
-        future: Future[Any] = Future()
-        future.set_result(fn(*args, **kwargs))
-        return future
-
-
 def _tell() -> None:
     raise OSError(SECRET)
 
@@ -302,7 +292,7 @@ def test_every_text_of_an_error_is_redacted(internal_errors: list[str]) -> None:
 def test_why_a_result_was_left_behind_is_redacted() -> None:
     """It is the text of an error, though the run has succeeded."""
     told: list[Change] = []
-    scheduler = Scheduler(1, redact=_redact, executor=Near())
+    scheduler = Scheduler(1, redact=_redact, executor=Elsewhere())
     scheduler.add_listener(told.append)
 
     execution = scheduler.run_task(scheduler.add_task(Task("t", _give)).id)

@@ -9,7 +9,6 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
 from typing import Any
 
 import pytest
@@ -40,7 +39,7 @@ from background_tasks.metrics import BOUNDS, INSTRUMENTS
 from background_tasks.task import Execution
 from background_tasks.telemetry import measure, traced
 from background_tasks.testing import InlineScheduler
-from tests.conftest import Ticks
+from tests.conftest import Elsewhere, Ticks
 
 
 class Traces:
@@ -73,16 +72,6 @@ def logger_as_before() -> Iterator[None]:
     yield
     logger.handlers[:] = handlers
     logger.setLevel(level)
-
-
-class Elsewhere(Executor):
-    """An executor that hands over no more than another process could, in the calling thread."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Call it at once."""
-        future: Future[Any] = Future()
-        future.set_result(fn(*args, **kwargs))
-        return future
 
 
 def fail() -> None:
