@@ -13,6 +13,7 @@ from contextvars import copy_context
 from functools import partial
 from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType, TracebackType
 
+from background_tasks.interrupts import hand_on
 from background_tasks.task import (
     Execution,
     running_events,
@@ -117,6 +118,7 @@ def traceback_text(error: BaseException) -> str:
             type(error), error, _beyond_us(error.__traceback__), limit=-_FRAMES
         )
     except BaseException as second:  # no memory, or an error that is not what it seems
+        hand_on(second)
         return f"<traceback cannot be shown: {type(second).__name__}>"
     return "".join(lines)[-_LONGEST_TRACEBACK:]
 

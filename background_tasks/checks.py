@@ -12,6 +12,7 @@ from datetime import datetime, timedelta, timezone
 from types import CodeType, FunctionType, MethodType
 
 from background_tasks.errors import InvalidTypeError, InvalidValueError
+from background_tasks.interrupts import hand_on
 
 __all__ = [
     "LONGEST_SECONDS",
@@ -51,7 +52,8 @@ def shown(value: object) -> str:
     """Return a short repr of *value* for an error message; never raises."""
     try:
         return _brief.repr(value)
-    except BaseException:  # a foreign repr may raise anything, SystemExit included
+    except BaseException as error:  # a foreign repr may raise anything, SystemExit included
+        hand_on(error)
         return f"<{type(value).__name__} that cannot be shown>"
 
 
@@ -61,7 +63,8 @@ def _named(function: object) -> str:
         function = function.func
     try:
         return repr(str(getattr(function, "__qualname__", type(function).__qualname__)))
-    except BaseException:  # a foreign attribute may raise anything, SystemExit included
+    except BaseException as error:  # a foreign attribute may raise anything, SystemExit included
+        hand_on(error)
         return f"of type {type(function).__name__!r}"
 
 
@@ -77,7 +80,8 @@ def error_text(error: BaseException) -> str:
     name = type.__dict__["__qualname__"].__get__(type(error))  # not what a metaclass makes of it
     try:
         words = str.__getitem__(str(error), slice(_LONGEST_ERROR))  # maybe of a subclass of str
-    except BaseException:  # a foreign __str__ may raise anything, SystemExit included
+    except BaseException as second:  # a foreign __str__ may raise anything, SystemExit included
+        hand_on(second)
         words = "<cannot be shown>"
     return f"{name}: {words}" if words else str(name)
 
@@ -89,6 +93,7 @@ def redacted(redact: Callable[[str], str] | None, text: str) -> str:
     try:
         clean: object = redact(text)
     except BaseException as error:  # a function of the user's may raise anything
+        hand_on(error)
         return f"<redacted: the redact function raised {error_text(error).partition(':')[0]}>"
     if not isinstance(clean, str):
         return f"<redacted: the redact function returned {type(clean).__name__}, no str>"

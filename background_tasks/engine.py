@@ -789,7 +789,10 @@ class Engine:
     # Slots
 
     def claim_slots(self) -> int:
-        """Claim as many further slots as there is work for; return how many."""
+        """Claim as many further slots as there is work for; return how many.
+
+        Whoever claims keeps ``slots`` right as they go home, or cannot be started.
+        """
         most = self._max + self._replaced
         if self.slots >= most or self.is_paused or self.obstacle:
             return 0
@@ -798,10 +801,6 @@ class Engine:
         more = max(0, min(most, useful) - self.slots)
         self.slots += more
         return more
-
-    def give_back_slot(self) -> None:
-        """Return a claimed slot: it goes home, or could not be started."""
-        self.slots -= 1
 
     def take(self, now: datetime) -> Run | None:
         """Start the best ready run and return it; None when there is none, or none may start."""

@@ -27,6 +27,7 @@ from types import ModuleType
 
 from background_tasks import checks
 from background_tasks.errors import InvalidTypeError, InvalidValueError, MissingExtraError
+from background_tasks.interrupts import hand_on
 
 __all__ = ["CpuPressure", "Gate", "GateReading", "Gates", "LoadPerCpu", "MemoryAvailable"]
 
@@ -460,4 +461,5 @@ def _ask(sensor: Callable[[], object]) -> tuple[float | None, str]:
     try:
         return float(checks.number("a reading", sensor())), ""
     except BaseException as error:  # SystemExit included: the thread that ticks lives on
+        hand_on(error)
         return None, checks.error_text(error)

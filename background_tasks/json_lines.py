@@ -23,13 +23,13 @@ from itertools import islice
 from typing import Any
 
 from background_tasks.checks import error_text, shown
+from background_tasks.interrupts import hand_on
 
 __all__ = ["LIBRARY", "NAMINGS", "JsonLines", "error_fields"]
 
 LIBRARY = "background_tasks"  # the name of our own logger
 _FORMAT = "%(levelname)s %(name)s %(threadName)s %(message)s"  # as text: a list needs 4.0
 _RENAMED = {"levelname": "severity_text", "name": "logger", "threadName": "thread.name"}
-_RAISED = (Exception, SystemExit, GeneratorExit)  # not Ctrl-C, which is for whoever logs
 
 # What ECS calls the fields that have other names in OpenTelemetry.
 _ECS_NAMES = {
@@ -92,7 +92,8 @@ class JsonLines(logging.Formatter):
         """Return *record* as one line of JSON."""
         try:
             return self._formatter.format(self._completed(record))
-        except _RAISED as error:  # an evil value, say
+        except BaseException as error:  # an evil value, say
+            hand_on(error)
             return self._write(_what_is_left(record, error))
 
     def _completed(self, record: logging.LogRecord) -> logging.LogRecord:
@@ -120,7 +121,8 @@ def _span_fields(record: logging.LogRecord) -> dict[str, object]:
     try:
         span = trace.get_current_span().get_span_context()
         return _hexadecimal(span.trace_id, span.span_id, span.trace_flags) if span.is_valid else {}
-    except _RAISED:
+    except BaseException as error:
+        hand_on(error)
         return {}
 
 
@@ -153,7 +155,8 @@ def _what_is_left(record: logging.LogRecord, error: BaseException) -> dict[str, 
 def _instant(created: float) -> object:
     try:
         return datetime.fromtimestamp(created, timezone.utc)
-    except _RAISED:  # somebody has made the record by hand
+    except BaseException as error:  # somebody has made the record by hand
+        hand_on(error)
         return created
 
 
@@ -207,7 +210,8 @@ class _Plain:
             return self.text(value)
         try:
             return self._of(value, depth)
-        except BaseException:  # a foreign method may raise anything, SystemExit included
+        except BaseException as error:  # a foreign method may raise anything, SystemExit included
+            hand_on(error)
             return self.text(shown(value))
 
     def _of(self, value: object, depth: int) -> object:

@@ -10,11 +10,11 @@ import io
 import itertools
 import logging
 import sys
-import threading
 from typing import TYPE_CHECKING, Any, TextIO
 
 from background_tasks.checks import has_method, shown, text
 from background_tasks.errors import InvalidTypeError, InvalidValueError
+from background_tasks.interrupts import hand_on
 from background_tasks.json_lines import LIBRARY, NAMINGS, JsonLines
 
 if TYPE_CHECKING:
@@ -33,17 +33,15 @@ _lost = 0
 def log(level: int, message: str, fields: Mapping[str, object]) -> None:
     """Log a constant *message* with *fields*, whatever a handler or filter raises.
 
-    That is counted, see `lost_lines`: there is nowhere left to report it to. Ctrl-C, which
-    Python raises in the main thread wherever that is, goes on to the caller.
+    That is counted, see `lost_lines`: there is nowhere left to report it to. An interrupt
+    goes on to the caller.
     """
     try:
         logger.log(level, message, extra=fields)
     except BaseException as error:
         global _lost
         _lost = _losses()
-        is_main = threading.current_thread() is threading.main_thread()
-        if is_main and isinstance(error, KeyboardInterrupt):
-            raise
+        hand_on(error)
 
 
 def log_or_print(level: int, message: str, fields: Mapping[str, object]) -> None:

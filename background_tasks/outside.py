@@ -18,14 +18,15 @@ from typing import Any
 
 from background_tasks import checks
 from background_tasks.checks import error_text
+from background_tasks.clock import monotonic
 from background_tasks.errors import ExecutorBrokenError, InvalidTypeError
-from background_tasks.primitives import Primitives
+from background_tasks.interrupts import hand_on, is_interrupt
+from background_tasks.primitives import PATIENCE, Primitives, looks_free
 from background_tasks.task import Task
 
 __all__ = ["Outside", "is_unsent"]
 
 _RENEWAL = 60.0  # seconds from one new executor to the next; a guess
-_PATIENCE = 1.0  # seconds; a guess
 # What a call that cannot be pickled, or loaded over there, fails with.
 _UNSENT = (
     pickle.PickleError, TypeError, AttributeError, ImportError, RecursionError, ValueError,
@@ -63,6 +64,7 @@ class Outside:
                 f" got {checks.shown(given)}"
             )
         self._monotonic = primitives.monotonic
+        self._pause = primitives.pause
         self._new_lock = primitives.lock
         self._making = self._new_lock()
         self._of_the_parent: list[Executor | None] = []
@@ -87,6 +89,7 @@ class Outside:
         try:
             made = None if self._factory is None else self._factory()
         except BaseException as error:  # SystemExit included: whoever asks lives on
+            hand_on(error)
             raise ExecutorBrokenError(f"none can be made: {error_text(error)}") from error
         if not checks.has_method(made, "submit"):
             raise ExecutorBrokenError(
@@ -108,7 +111,7 @@ class Outside:
         try:
             return executor.submit(function, *args)
         except BaseException as error:
-            if is_unsent(error):
+            if is_unsent(error) or is_interrupt(error):
                 raise
             self.broke(executor)
             raise ExecutorBrokenError(error_text(error)) from error
@@ -164,13 +167,13 @@ class Outside:
 
         Not where another call is at it for a second: a signal handler may have interrupted it.
         """
-        if self._factory is None or not self._making.acquire(timeout=_PATIENCE):
+        if self._factory is None or not looks_free(
+            self._making, self._pause, monotonic() + PATIENCE
+        ):
             return
-        try:
+        with self._making:
             executor, self._executor = self._executor, None
             self.retry()
-        finally:
-            self._making.release()
         if executor is not None:
             _shut_down(executor)
 

@@ -9,6 +9,7 @@ the work is queued. Only public methods are overridden.
 from __future__ import annotations
 
 import contextlib
+import math
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -16,11 +17,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from queue import Empty
 from typing import Any, ParamSpec, TypeVar
 
-from background_tasks.primitives import REAL, Primitives
+from background_tasks.clock import monotonic
+from background_tasks.primitives import PATIENCE, REAL, Primitives, Turn, looks_free
 
 __all__ = ["DaemonPool"]
 
-_PATIENCE = 1.0  # seconds; far above the start of a thread: a guess
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _Submitted = tuple[Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]
@@ -35,7 +36,6 @@ class DaemonPool(ThreadPoolExecutor):
     #   of `shutdown`; never while work runs. `shutdown`, which a signal handler may call in the
     #   middle of that, gives up after a second: whoever holds it looks at _is_shut_down after
     #   letting go.
-    #   `with` does not do for it: to leave that takes memory, so without any it were held for ever.
     #   _idle holds a token for each worker that waits for work and is not promised any; it is
     #   appended to and popped from only, which is atomic, so `hand_over` needs no lock.
     def __init__(
@@ -48,8 +48,9 @@ class DaemonPool(ThreadPoolExecutor):
         self._primitives = primitives
         self._work: Any = primitives.queue()
         self._idle: deque[None] = deque()
-        self._hiring = primitives.lock()
+        self._hiring = Turn()
         self._workers: list[Any] = []
+        self._hired = 0  # how many there were
         self._is_shut_down = False
         self._is_told = False  # that it is time to go home
         weakref.finalize(self, self._work.put, None).atexit = False
@@ -74,17 +75,26 @@ class DaemonPool(ThreadPoolExecutor):
         self._queue(fn)  # a Future costs 3 us, and nobody would look at it
 
     def _queue(self, work: _Work) -> None:
-        self._hiring.acquire()
+        mine = object()
         try:
+            self._await_turn(mine, math.inf)
             if self._is_shut_down:
                 raise RuntimeError("the pool was shut down")
             if not self._promise():
                 self._hire()
             self._work.put(work)
         finally:
-            self._hiring.release()
+            if self._hiring[None] is mine:
+                del self._hiring[None]
             if self._is_shut_down:
                 self._send_home(0)
+
+    def _await_turn(self, mine: object, end: float) -> bool:
+        """Have _hiring be *mine*; False when it cannot be until monotonic *end*."""
+        while self._hiring.setdefault(None, mine) is not mine:
+            if not looks_free(self._hiring, self._primitives.pause, end):
+                return False
+        return True
 
     def hand_over(self, fn: Callable[[], object]) -> bool:
         """Have an idle worker call *fn* as `start` does; False when there is none.
@@ -102,19 +112,21 @@ class DaemonPool(ThreadPoolExecutor):
         self._is_shut_down = True
         if cancel_futures:
             self._cancel_queued()
-        self._send_home(_PATIENCE)
+        self._send_home(PATIENCE)
         super().shutdown(wait=False)
         if wait:
             self.join(None)
 
     def _send_home(self, patience: float) -> None:
         """Let the workers go home, unless another holds the lock, who does it after letting go."""
-        if self._hiring.acquire(timeout=patience):
-            try:
+        mine = object()
+        try:
+            if self._await_turn(mine, monotonic() + patience):
                 self._work.put(None)
                 self._is_told = True
-            finally:
-                self._hiring.release()
+        finally:
+            if self._hiring[None] is mine:
+                del self._hiring[None]
 
     def join(self, timeout: float | None) -> bool:
         """Wait for the workers to end, but for the calling one; return whether they have.
@@ -147,16 +159,20 @@ class DaemonPool(ThreadPoolExecutor):
     def _hire(self) -> None:
         """Start one worker more, if there may be one more; _hiring is held."""
         if len(self._workers) >= self._size:
+            # One dies of what a profiler raises in it, and the like; its work is started again.
+            self._workers = [worker for worker in self._workers if worker.is_alive()]
+        if len(self._workers) >= self._size:
             return
         worker = self._primitives.thread(
             target=_work,
             args=(self._work, self._idle),
-            name=f"{self._name}-{len(self._workers)}",
+            name=f"{self._name}-{self._hired}",
             daemon=True,
         )
         # If it cannot be started, those that are there are no substitute: they may never be free.
         worker.start()
         self._workers.append(worker)
+        self._hired += 1
 
     def _cancel_queued(self) -> None:
         with contextlib.suppress(Empty):  # which it may be at once: workers take from it, too

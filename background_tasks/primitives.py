@@ -12,7 +12,10 @@ from typing import Any
 
 from background_tasks.clock import monotonic, utc_now
 
-__all__ = ["REAL", "Event", "Primitives"]
+__all__ = ["PATIENCE", "REAL", "Event", "Primitives", "Turn", "looks_free"]
+
+PATIENCE = 1.0  # seconds; far above any hold of a lock: a guess
+_GOES = 20  # looks at a lock, however late it is; a guess
 
 
 class Event:
@@ -48,6 +51,30 @@ class Event:
         return True
 
 
+class Turn(dict[None, object]):
+    """Whose turn it is at what one thread does at a time: a lock that is tried, not waited for.
+
+    An exception of a signal handler cannot leave it taken, as it can a Lock that is acquired: it
+    comes up between two calls, and whose turn it is changes in the middle of one, or of none::
+
+        mine = object()
+        try:
+            if turn.setdefault(None, mine) is mine:
+                ...
+        finally:
+            if turn[None] is mine:
+                del turn[None]
+    """
+
+    def __missing__(self, key: None) -> None:
+        """It is nobody's."""
+        return
+
+    def locked(self) -> bool:
+        """Return whether it is somebody's."""
+        return self[None] is not None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Primitives:
     """The makers of locks, events, threads and queues, and the clocks, of one scheduler.
@@ -74,3 +101,19 @@ class Primitives:
 
 
 REAL = Primitives()
+
+
+def looks_free(lock: Any, pause: Callable[[float], object], end: float) -> bool:
+    """Wait until nobody holds *lock*; False when somebody still does at monotonic *end*.
+
+    That is the calling thread itself: it forks or stops us from a signal handler or a finalizer,
+    in the middle of what it would wait for. Unless it was kept from running, as on a machine that
+    is overloaded or was suspended: so it has a few looks at least.
+    """
+    looks = 0
+    while lock.locked():
+        looks += 1
+        if looks > _GOES and monotonic() > end:
+            return False
+        pause(0)
+    return True

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from background_tasks.clock import monotonic
 from background_tasks.cron import renew_locks
+from background_tasks.interrupts import is_interrupt
 from background_tasks.logger import log_or_print
 from background_tasks.task import Execution
 
@@ -68,7 +69,7 @@ def stop_all() -> None:
     And for listeners that are slow, and a slow log.
 
     Each scheduler's ``exit_grace`` counts from here, so many of them wait no longer than one.
-    Ctrl-C ends the wait.
+    Ctrl-C ends the wait, and so does what a signal handler raises.
     """
     begun, schedulers = monotonic(), _all()
     try:
@@ -78,8 +79,9 @@ def stop_all() -> None:
             end = begun + scheduler._exit_grace
             scheduler.stop(max(0.0, end - monotonic()))
             scheduler._wait_told(end)
-    except KeyboardInterrupt:
-        pass
+    except BaseException as error:
+        if not is_interrupt(error):
+            raise
     for scheduler in schedulers:
         for execution in scheduler._left_behind(monotonic() + _PATIENCE):
             log_or_print(_ERROR, _ABANDONED, _abandoned_fields(execution))

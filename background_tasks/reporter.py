@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from background_tasks.changes import DISPOSITIONS, OUTCOMES
 from background_tasks.checks import call, error_text, redacted, shown
+from background_tasks.interrupts import hand_on, is_interrupt
 from background_tasks.json_lines import error_fields
 from background_tasks.logger import log, logger
+from background_tasks.primitives import Primitives, Turn
 from background_tasks.task import Execution
 
 if TYPE_CHECKING:
     from background_tasks.changes import Change
-    from background_tasks.primitives import Primitives
 
 __all__ = ["Reporter"]
 
@@ -36,7 +37,6 @@ _SKIPPED = "skipped", ""
 class Reporter:
     """The log and the listeners of one scheduler."""
 
-    # _telling is only ever tried, never waited for, so its place among other locks is free.
     def __init__(
         self,
         changes: deque[Change],
@@ -47,8 +47,7 @@ class Reporter:
         self._redact = redact
         self._changes = changes
         self._primitives = primitives
-        self._telling = primitives.lock()
-        self._teller: int | None = None  # the thread that holds _telling
+        self._telling = Turn()  # of a tuple that holds the number of the thread that tells
         self._get_ident = primitives.get_ident
         self._bell: Any = None  # what the thread that helps waits on; None: there is none
         # Replaced, never changed.
@@ -59,8 +58,8 @@ class Reporter:
 
     def forked(self) -> None:
         """In a forked child: nobody tells, whoever did in the parent."""
-        self._telling = self._primitives.lock()
-        self._teller = self._bell = None
+        self._telling = Turn()
+        self._bell = None
 
     def add(self, listener: Callable[[Change], object]) -> Callable[[], None]:
         """Tell *listener* from now on; return a function that ends that."""
@@ -98,14 +97,15 @@ class Reporter:
     @property
     def is_mine(self) -> bool:
         """True for the thread that is telling: a listener or a log handler asks."""
-        return self._teller == self._get_ident()
+        teller: Any = self._telling[None]
+        return teller is not None and teller[0] == self._get_ident()
 
     @property
     def is_busy(self) -> bool:
         """True while there is something that another thread has yet to tell, or is telling."""
         if self.is_mine:
             return False  # it would wait for itself
-        return bool(self._changes) or self._teller is not None
+        return bool(self._changes) or self._telling.locked()
 
     @property
     def untold(self) -> int:
@@ -133,26 +133,35 @@ class Reporter:
     def _try_to_tell(self, seconds: float) -> bool | None:
         """Tell for so many seconds; return if it took longer, None when another thread is at it."""
         telling = self._telling  # a listener may fork, and the child has another
-        if not telling.acquire(blocking=False):
-            return None
-        self._teller = self._get_ident()
+        mine = (self._get_ident(),)
         try:
+            if telling.setdefault(None, mine) is not mine:
+                return None
             return self._tell_all(seconds)
         finally:
-            self._teller = None
-            telling.release()
+            if telling[None] is mine:
+                del telling[None]
 
     def _tell_all(self, seconds: float) -> bool:
         monotonic = self._primitives.monotonic
         end = monotonic() + seconds
         while self._changes:
-            change = self._changes.popleft()
-            _log(change)
-            for listener in self._listeners:
-                self._call(listener, change)
+            self._tell_of(self._changes.popleft())
             if monotonic() >= end:
                 return True
         return False
+
+    def _tell_of(self, change: Change) -> None:
+        """Tell one change; an interrupt goes on when all have been told."""
+        interrupt: BaseException | None = None
+        try:
+            _log(change)
+        except BaseException as error:
+            interrupt = error
+        for listener in self._listeners:
+            interrupt = self._call(listener, change) or interrupt
+        if interrupt is not None:
+            raise interrupt
 
     def _have_help(self, done: Callable[[], object]) -> None:
         """Have a thread tell from now on, if there is one to be had."""
@@ -188,13 +197,19 @@ class Reporter:
                 self._bell = None
             self.tell(done)  # what came when this had just looked
 
-    def _call(self, listener: Callable[[Any], object], news: Change | float) -> None:
+    def _call(
+        self, listener: Callable[[Any], object], news: Change | float
+    ) -> BaseException | None:
+        """Call one listener; return the interrupt that came up in it, if one did."""
         try:
             listener(news)
         except BaseException as error:  # SystemExit included: the run is unharmed
+            if is_interrupt(error):
+                return error
             self.failures = self._count()
             text = redacted(self._redact, error_text(error))
             _log_failure(news, listener, text)
+        return None
 
 
 def _log(change: Change) -> None:
@@ -262,5 +277,6 @@ def _log_failure(news: Change | float, listener: object, error: str) -> None:
 def _name_of(listener: object) -> str:
     try:
         return str(getattr(listener, "__qualname__", type(listener).__name__))
-    except BaseException:  # a foreign attribute may raise anything, SystemExit included
+    except BaseException as error:  # a foreign attribute may raise anything, SystemExit included
+        hand_on(error)
         return shown(listener)

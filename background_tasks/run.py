@@ -34,6 +34,7 @@ class Outcome:
         is_refused: It was not begun: the executor would not take it.
         obstacle: Why the executor will take no other, "" when it may.
         note: What else there is to say of it, for people.
+        interrupt: Ctrl-C, or what a signal handler has raised: it is for the caller of `run_task`.
     """
 
     ended_at: datetime
@@ -46,6 +47,7 @@ class Outcome:
     is_refused: bool = False
     obstacle: str = ""
     note: str = ""
+    interrupt: BaseException | None = None
 
 
 class Run:

@@ -17,6 +17,7 @@ from background_tasks.calls import Around, call_function, call_within, traceback
 from background_tasks.checks import error_text, redacted
 from background_tasks.errors import ExecutorBrokenError, LostWorkerError, RemoteError
 from background_tasks.far_side import Report, call_there, kind_of, unpacked
+from background_tasks.interrupts import is_interrupt
 from background_tasks.outside import Outside, is_unsent
 from background_tasks.primitives import REAL, Primitives
 from background_tasks.resources import NO_COST, Cost, meter_of
@@ -61,7 +62,7 @@ class Runner:
         return bool(self._around)
 
     def attempt(self, execution: Execution, task: Task) -> Outcome:
-        """Call the function of *task* once; never raises."""
+        """Call the function of *task* once; never raises, but see ``Outcome.interrupt``."""
         outside = self._outside
         if outside is None:
             outcome = self._attempt_here(execution, task)
@@ -92,6 +93,7 @@ class Runner:
         self, error: BaseException, task: Task, execution: Execution, cost: Cost
     ) -> Outcome:
         is_asked = isinstance(error, Retry)
+        interrupt = error if is_interrupt(error) else None
         return Outcome(
             self._primitives.utc_now(),
             cost,
@@ -100,9 +102,11 @@ class Runner:
             retry_after=_retry_after(
                 task.retry_policy,
                 execution.attempts,
-                is_wanted=is_asked or isinstance(error, task.retry_policy.retry_on),
+                is_wanted=is_asked
+                or (interrupt is None and isinstance(error, task.retry_policy.retry_on)),
                 after=getattr(error, "after", None) if is_asked else None,
             ),
+            interrupt=interrupt,
         )
 
     # With an executor
@@ -194,7 +198,7 @@ class Runner:
         outcome = self._failure(error, task, execution, cost)
         if isinstance(error, ExecutorBrokenError):
             return replace(outcome, is_refused=True, obstacle=f"the executor is broken: {error}")
-        if is_unsent(error):
+        if is_unsent(error) or cost is NO_COST:  # the second: it was interrupted before it was sent
             return outcome
         return _lost(outcome, task.retry_policy, execution, is_broken=is_broken)
 

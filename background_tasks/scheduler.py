@@ -8,12 +8,10 @@ what is ready, best first, until nothing is; and the callers of its methods.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import itertools
 import math
 import os
 import sys
-import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -40,13 +38,14 @@ from background_tasks.errors import (
 )
 from background_tasks.gates import Gate, Gates
 from background_tasks.health import Findings, Health, Pulse, health_of
+from background_tasks.interrupts import hand_on, is_main_thread
 from background_tasks.logger import log
 from background_tasks.mending import forked, mend
 from background_tasks.outlook import Bound, Upcoming, Waiting, oldest_wait, upcoming, waiting
 from background_tasks.outside import Outside
 from background_tasks.overview import TaskOverview, most_notable, overview, overview_table
 from background_tasks.pool import DaemonPool
-from background_tasks.primitives import REAL, Primitives
+from background_tasks.primitives import PATIENCE, REAL, Primitives, Turn, looks_free
 from background_tasks.process import enrol, notice_fork, stop_all
 from background_tasks.reporter import Reporter
 from background_tasks.resources import extras_of
@@ -82,8 +81,6 @@ _SLOW = 0.05  # seconds that a trigger may take to answer
 _MINUTE = 60.0  # seconds; a trigger that is slow is told of no more often
 _LOOKED_AT = 100  # runs that wait, by `health`
 _FROZEN_PAUSE = 0.05  # seconds; the least wait while the wall clock stands still: 0.4 % CPU
-_PATIENCE = 1.0  # seconds; far above any hold of the lock: a guess
-_GOES = 20  # at the lock, however late it is; a guess
 _ABANDONED = "run abandoned at exit: its task did not end in time"
 _INTERNAL = "internal error"
 _STOPPED_BY_FORK = "scheduler stopped in a forked child: start it there if it should run"
@@ -118,26 +115,95 @@ class _Ticker:
         self.timer.set()
 
 
-class _Hold:
-    """The lock of a scheduler, held; what breaks off meanwhile is mended before it is let go.
+class _Calm:
+    """The outer of the managers that hold a scheduler's lock; see "Locking" in `Scheduler`."""
 
-    Written out where 0.3 us matter.
-    """
-
-    __slots__ = ("_scheduler",)
+    __slots__ = ("_is_held", "_scheduler")
 
     def __init__(self, scheduler: Scheduler) -> None:
+        self._is_held = scheduler._lock.locked
         self._scheduler = scheduler
 
     def __enter__(self) -> None:
-        scheduler = self._scheduler
-        if not scheduler._lock.acquire(False):
-            scheduler._acquire()
+        """Wait until the lock looks free."""
+        while self._is_held():
+            self._scheduler._primitives.pause(0)
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if error is not None:
-            self._scheduler._break_off(error)
-        self._scheduler._unlock()
+        """Do what must not be done under the lock, which was let go."""
+        scheduler = self._scheduler
+        engine = scheduler._engine
+        if (
+            scheduler._unmanned
+            or engine.changes
+            or engine.rung
+            or scheduler._stops
+            or scheduler._dropped_by_fork is not None
+        ):
+            scheduler._after_lock()
+
+
+class _Whole:
+    """The inner of the managers that hold a scheduler's lock: what breaks off is mended.
+
+    Attributes:
+        is_torn: Whether a change has begun that was neither ended nor mended; under the lock.
+    """
+
+    __slots__ = ("_scheduler", "_spare", "is_torn")
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._spare: tuple[object, ...] | None = None
+        self.is_torn = False
+
+    def __enter__(self) -> None:
+        """Mend what an earlier hold has left, which an exception of a signal handler cut off."""
+        if self.is_torn:
+            self._scheduler._mend()
+        self.is_torn = True
+        # To leave the block of a lock takes a tuple of three, and without memory for it the lock
+        # would stay held. CPython takes the one that was let go last.
+        self._spare = (self, self, self)
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        """Mend what *error* broke off, and wake the ticking thread where it would be late."""
+        scheduler = self._scheduler
+        # One of ours refuses what was asked for, before anything was changed.
+        if error is None or isinstance(error, BackgroundTasksError):
+            self.is_torn = False
+        else:
+            scheduler._mend()
+        ticker = scheduler._ticker
+        if ticker is not None and ticker.until is not None:
+            scheduler._wake_in_time(ticker)
+        self._spare = None
+
+
+class _Slot:
+    """A slot that was claimed: what a thread of the pool calls.
+
+    It may be started again if nobody seems to have begun: only one call of it does anything.
+
+    Attributes:
+        thread: The number of the thread that has begun, or NOBODY; this and the next two are for
+            who holds the lock.
+        run: The run that it is at, or was.
+        is_late: Whether it was seen that nobody had begun.
+        is_over: Whether the call that has begun is over.
+    """
+
+    __slots__ = ("_scheduler", "is_late", "is_over", "run", "thread")
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self.thread = NOBODY
+        self.run: Run | None = None
+        self.is_late = self.is_over = False
+
+    def __call__(self) -> None:
+        """Run what is ready, until nothing is."""
+        self._scheduler._work(self)
 
 
 class Scheduler:
@@ -149,9 +215,15 @@ class Scheduler:
 
     # Locking
     #   _lock, a plain Lock, guards _engine (with `tasks` and `running`), _state, _ticker, _pulse,
-    #   _pool, _waiters and _busy. Held for bookkeeping only: never while calling a task, a
-    #   trigger of the user's, a listener or the logger, never while waiting. It is let go through
-    #   _unlock only, which then looks at events that were fired meanwhile.
+    #   _pool, _slots and _busy. Held for bookkeeping only: never while calling a task, a trigger
+    #   of the user's, a listener or the logger, never while waiting. Whoever lets it go looks at
+    #   events that were fired meanwhile: `_after_lock`.
+    #   Held as ``with self._calm, self._lock, self._whole:``. In the main thread a signal handler
+    #   may raise at the first instruction of any function of ours, so also of an ``__enter__`` or
+    #   ``__exit__`` written in Python, and between a call of ``acquire`` and what is next; but not
+    #   at either end of the block of a lock, which is C. _calm is around it, and cut off it costs
+    #   nothing but time: the next tick does the same. _whole is inside: cut off it leaves word
+    #   that the books are to be mended. Threads of ours, which call no handlers, do without.
     #   The order, outer first: _lock; the locks inside events, queues and CronSchedules.
     def __init__(
         self,
@@ -233,7 +305,7 @@ class Scheduler:
             redact=redact,
         )
         self._gates = Gates(gates, redact)
-        self._sampling = _primitives.lock()  # only ever tried, so its place in the order is free
+        self._sampling = Turn()  # at the sensors of the gates
         self._rules = Rules(
             lanes=lanes,
             capacity=capacity,
@@ -243,6 +315,7 @@ class Scheduler:
         )
         self._rules.check_slots(self._max)
         self._lock = _primitives.lock()
+        self._calm, self._whole = _Calm(self), _Whole(self)
         self._engine = Engine(  # guarded by _lock, but for `ring` and reading `rung`
             max_running_tasks=self._max,
             aging=self._aging,
@@ -258,12 +331,14 @@ class Scheduler:
         self._pulse = Pulse()  # guarded by _lock
         self._pool: DaemonPool | None = None  # guarded by _lock; None until needed
         self._stops: deque[bool] = deque()  # asked for without the lock; True is with cancel
-        self._unmanned: deque[None] = deque()  # claimed slots that the pool does not know yet
+        self._slots: set[_Slot] = set()  # guarded by _lock; those that are claimed
+        self._slots_seen_at = -math.inf  # guarded by _lock; monotonic, when they were looked after
+        self._unmanned: deque[_Slot] = deque()  # those of them that the pool does not know yet
         self._dropped_by_fork: int | None = None  # runs; in a child that was not warned of it yet
         self._refused_at = -math.inf  # guarded by _lock; monotonic, when that was told last
-        self._is_torn = False  # guarded by _lock; a change broke off and is not mended
         self._failures = itertools.count(1).__next__  # no lock, which might be what has failed
-        # Guarded by _lock; events of threads that wait for us -> runs they are inside of.
+        # Events of threads that wait for us -> runs they are inside of. Put in under _lock, and taken
+        # out by one call without it, which no interrupt can keep from happening.
         self._waiters: dict[Any, int] = {}
         self._busy: dict[int, int] = {}  # guarded by _lock; thread -> runs it is inside of
         enrol(self)
@@ -288,7 +363,7 @@ class Scheduler:
     @property
     def tasks(self) -> dict[int, Task]:
         """The registered tasks by ID: a snapshot, changing it changes nothing."""
-        with _Hold(self):
+        with self._calm, self._lock, self._whole:
             return self._engine.tasks.copy()
 
     @property
@@ -298,7 +373,7 @@ class Scheduler:
         One whose ``status`` is RETRYING waits for its next attempt and holds no slot.
         """
         found: dict[int, list[Execution]] = {}
-        with _Hold(self):
+        with self._calm, self._lock, self._whole:
             for run in self._engine.live.values():
                 found.setdefault(run.execution.task_id, []).append(run.execution.copy())
         return found
@@ -319,17 +394,11 @@ class Scheduler:
             self._rules.check_task(task)
         if self._outside is not None:
             self._outside.check_task(task)
-        self._acquire()
-        try:
+        with self._calm, self._lock, self._whole:
             if task._owner is not None:
                 again = Task.__repr__(task)  # not that of a subclass, which may call us
                 raise AlreadyAddedError(f"a task can be added once, got {again} again")
             custom = self._register(task)
-        except BaseException as error:
-            self._break_off(error)
-            raise
-        finally:
-            self._unlock()
         if custom:
             self._arm_custom(custom)
         return task
@@ -360,7 +429,7 @@ class Scheduler:
             TaskNotFoundError: No task ever had that ID.
         """
         number = _number(task_id)
-        with _Hold(self):
+        with self._calm, self._lock, self._whole:
             if self._known(number) is not None:
                 self._engine.remove(number, self._primitives.utc_now())
             self._wake_waiters()  # its run_task may wait for a retry that will not be
@@ -373,7 +442,7 @@ class Scheduler:
             TaskNotFoundError: There is none, or none any more.
         """
         number = _number(task_id)
-        with _Hold(self):
+        with self._calm, self._lock, self._whole:
             return self._registered(number)
 
     def task(
@@ -490,17 +559,12 @@ class Scheduler:
         wait = None if timeout is None else checks.seconds("timeout", timeout)
         checks.boolean("cancel", cancel)
         end = None if wait is None else self._primitives.monotonic() + wait
-        if not self._hold(monotonic() + _PATIENCE):
+        if not looks_free(self._lock, self._primitives.pause, monotonic() + PATIENCE):
             self._stops.append(cancel)
-            if not self._lock.acquire(False):
+            if self._lock.locked():
                 return False  # whoever holds it stops it on letting go
-        try:
+        with self._calm, self._lock, self._whole:
             ticker, pool = self._halt(cancel=cancel)
-        except BaseException as error:
-            self._break_off(error)
-            raise
-        finally:
-            self._unlock()
         if pool is not None:
             pool.shutdown(wait=False)
         if not self._wait_until(self._nothing_runs, end):
@@ -533,14 +597,9 @@ class Scheduler:
     def _heed(self) -> None:
         """Stop for one who could not have the lock, unless another thread holds it again."""
         try:
-            while self._stops and self._lock.acquire(False):
-                try:
+            while self._stops and not self._lock.locked():
+                with self._lock, self._whole:
                     _, pool = self._halt(cancel=False)
-                except BaseException:
-                    self._mend()
-                    raise
-                finally:
-                    self._lock.release()
                 if pool is not None:
                     pool.shutdown(wait=False)
         except BaseException as error:
@@ -572,7 +631,8 @@ class Scheduler:
 
         Needs neither a slot nor a free instance, and runs a disabled task, too. *event* is the
         Execution's. Blocks until the run has ended; what the function raises is recorded on the
-        Execution that is returned, not raised.
+        Execution that is returned, not raised. Ctrl-C, and what a signal handler raises, is both,
+        and is not retried.
 
         Raises:
             TaskNotFoundError: There is no task with that ID, or none any more.
@@ -580,7 +640,7 @@ class Scheduler:
         number = _number(task_id)
         run: Run | None = None
         try:
-            with _Hold(self):
+            with self._calm, self._lock, self._whole:
                 task = self._registered(number)
                 now = self._primitives.utc_now()
                 run = self._engine.take_inline(task, event, now, self._origin())
@@ -597,21 +657,23 @@ class Scheduler:
         """Make one attempt after the other, until the run has ended."""
         while True:
             outcome = self._runner.attempt(run.execution, task)
-            with _Hold(self):
+            with self._calm, self._lock, self._whole:
                 if run.execution.status is not _RUNNING:  # this is a child that the task forked
                     return
-                self._leave_run()
+                self._leave_run(self._primitives.get_ident())
                 self._engine.finish(run, outcome)
                 self._notify()
                 self._claim()
+            if outcome.interrupt is not None:
+                raise outcome.interrupt
             if outcome.retry_after is None or not self._retry_inline(run, outcome.retry_after):
                 return
 
     def _abandon(self, run: Run) -> None:
         """End a run of `run_task` whose caller goes on with an error, such as Ctrl-C."""
-        with _Hold(self):
+        with self._calm, self._lock, self._whole:
             if run.thread == self._primitives.get_ident():
-                self._leave_run()
+                self._leave_run(run.thread)
                 run.thread = NOBODY
                 self._mend()
             self._engine.give_up(run, self._primitives.utc_now())
@@ -626,16 +688,10 @@ class Scheduler:
             TaskNotFoundError: There is no task with that ID, or none any more.
         """
         number = _number(task_id)
-        self._acquire()
-        try:
+        with self._calm, self._lock, self._whole:
             task = self._registered(number)
             self._engine.request(task, event, self._primitives.utc_now(), self._origin())
             self._claim_while_ticking()
-        except BaseException as error:
-            self._break_off(error)
-            raise
-        finally:
-            self._unlock()
 
     def cancel(self, task_id: int) -> int:
         """Cancel the runs of a task; return how many. The task stays, and its later runs come.
@@ -648,7 +704,7 @@ class Scheduler:
             TaskNotFoundError: There is no task with that ID, or none any more.
         """
         number = _number(task_id)
-        with _Hold(self):
+        with self._calm, self._lock, self._whole:
             task = self._registered(number)
             cancelled = self._engine.cancel(task, self._primitives.utc_now())
             self._wake_waiters()
@@ -688,7 +744,7 @@ class Scheduler:
         """
         n = min(checks.whole("n", n, least=0), sys.maxsize)
         checks.boolean("first_only", first_only)
-        with _Hold(self):
+        with self._calm, self._lock, self._whole:
             first = self._engine.first_due(n)
             state = self._state
         return upcoming(first, n, _OBSTACLES[state], first_only=first_only)
@@ -703,7 +759,7 @@ class Scheduler:
             ValueError: *n* is negative.
         """
         n = min(checks.whole("n", n, least=0), sys.maxsize)
-        with _Hold(self):
+        with self._calm, self._lock, self._whole:
             now = self._primitives.utc_now()
             found = self._engine.waiting(n, now)
             tasks = list(self._engine.tasks.values())
@@ -726,7 +782,7 @@ class Scheduler:
         n = min(checks.whole("n", n, least=0), sys.maxsize)
         chosen = most_notable(self.tasks.values(), n)
         found = []
-        with _Hold(self):
+        with self._calm, self._lock, self._whole:
             live: dict[int, list[Run]] = {}
             for run in self._engine.live.values():
                 live.setdefault(run.execution.task_id, []).append(run)
@@ -760,7 +816,7 @@ class Scheduler:
         task, while runs wait at the history of each, so ask every few seconds, not for each run.
         """
         waiting = self.ready(_LOOKED_AT)
-        with _Hold(self):
+        with self._calm, self._lock, self._whole:
             now, at = self._primitives.utc_now(), self._primitives.monotonic()
             tasks = list(self._engine.tasks.values())
             live = list(self._engine.live.values())
@@ -786,7 +842,7 @@ class Scheduler:
 
     def stats(self) -> Stats:
         """Return the counters: removed tasks stay in the sums."""
-        with _Hold(self):
+        with self._calm, self._lock, self._whole:
             return self._engine.stats(self._reporter.failures)
 
     def serve_status(self, path: str | os.PathLike[str]) -> StatusServer:
@@ -841,7 +897,7 @@ class Scheduler:
 
     def change_task(self, task: Task, field: str, value: Any) -> None:
         """Set ``enabled`` or ``priority`` of a task; `Task` calls this."""
-        with _Hold(self):
+        with self._calm, self._lock, self._whole:
             now = self._primitives.utc_now()
             if task._is_removed:
                 setattr(task, f"_{field}", value)
@@ -854,7 +910,7 @@ class Scheduler:
 
     def history_of(self, task: Task) -> tuple[list[Execution], Totals]:
         """Return the ended executions of a task and what others cost before; `Task` calls this."""
-        with _Hold(self):
+        with self._calm, self._lock, self._whole:
             return task._kept()
 
     # The lock
@@ -868,35 +924,30 @@ class Scheduler:
         while not self._lock.acquire(False):  # by name it takes twice as long
             self._primitives.pause(0)
 
-    def _hold(self, end: float) -> bool:
-        """Take the lock, which `_unlock` or `_let_go` lets go again; False when that failed.
-
-        When it cannot be had until monotonic *end* this thread is inside of us already: it forks
-        or stops us from a signal handler or a finalizer. Unless it was kept from running itself,
-        as on a machine that is overloaded or was suspended: so it has a few goes at least.
-        """
-        goes = 0
-        while not self._lock.acquire(False):
-            goes += 1
-            if goes > _GOES and monotonic() > end:
-                return False
-            self._primitives.pause(0)
-        return True
-
     def _unlock(self, mans: bool = True) -> None:
         """Let the lock go, then do what must not be done under it; with *mans*, start threads.
 
         By position: on CPython 3.10 a call by name takes memory, so without any the lock stayed.
         """
-        engine, ticker = self._engine, self._ticker
         try:
-            until = None if ticker is None else ticker.until  # once: its thread sets it to None
-            if ticker is not None and until is not None:  # it waits
-                due = engine.next_due()
-                if due is not None and due < until:
-                    ticker.wake()
+            ticker = self._ticker
+            if ticker is not None and ticker.until is not None:
+                self._wake_in_time(ticker)
         finally:
             self._lock.release()
+        self._after_lock(mans)
+
+    def _wake_in_time(self, ticker: _Ticker) -> None:
+        """Wake the ticking thread, which waits, if that is for too long; the lock is held."""
+        until = ticker.until  # once: its thread sets it to None
+        if until is not None:
+            due = self._engine.next_due()
+            if due is not None and due < until:
+                ticker.wake()
+
+    def _after_lock(self, mans: bool = True) -> None:
+        """Do what must not be done under the lock, which was just let go."""
+        engine = self._engine
         if self._dropped_by_fork is not None:
             self._warn_of_fork()
         if self._stops:
@@ -918,15 +969,10 @@ class Scheduler:
         engine = self._engine
         try:
             while engine.rung and self._state is _State.RUNNING:
-                if not self._lock.acquire(blocking=False):
+                if self._lock.locked():
                     return
-                try:
+                with self._lock, self._whole:
                     self._dispatch_signals()
-                except BaseException:
-                    self._mend()
-                    raise
-                finally:
-                    self._lock.release()
                 if self._stops:
                     self._heed()
         except BaseException as error:
@@ -936,15 +982,18 @@ class Scheduler:
         """Release signals and hand them to idle threads; the lock is held."""
         engine, pool, ticker = self._engine, self._pool, self._ticker
         engine.release_signals(self._primitives.utc_now(), _BATCH)
-        slots = engine.slots
         try:
             if engine.claim_slots() and pool is not None:
-                while slots < engine.slots and pool.hand_over(self._slot):
-                    slots += 1
-            if slots < engine.slots and ticker is not None:
+                while len(self._slots) < engine.slots:
+                    slot = _Slot(self)
+                    self._slots.add(slot)
+                    if not pool.hand_over(slot):
+                        self._slots.discard(slot)
+                        break
+            if len(self._slots) < engine.slots and ticker is not None:
                 ticker.wake()  # a thread must be started, which is not for a signal handler
         finally:
-            engine.slots = slots  # those that were not handed over are given back
+            engine.slots = len(self._slots)  # those that were not handed over are given back
 
     def _tell(self) -> None:
         try:
@@ -959,7 +1008,7 @@ class Scheduler:
         """Have those look again who wait for listeners to have been told."""
         try:
             if self._waiters:
-                with _Hold(self):
+                with self._calm, self._lock, self._whole:
                     self._notify()
         except BaseException as error:
             self._report(error)
@@ -979,40 +1028,36 @@ class Scheduler:
             self._wake_waiters()
 
     def _wake_waiters(self) -> None:
-        for waiter in self._waiters:
+        for waiter in tuple(self._waiters):
             waiter.set()
 
     def _refresh_level(self) -> None:
-        with _Hold(self):
+        with self._calm, self._lock, self._whole:
             self._engine.level = self._reporter.level
 
     # What breaks off
-
-    def _break_off(self, error: BaseException) -> None:
-        """Mend what *error* broke off; the lock is held."""
-        # One of ours refuses what was asked for, before anything was changed.
-        if not isinstance(error, BackgroundTasksError):
-            self._mend()
 
     def _mend(self) -> None:
         """Make the books add up, a change of which broke off; the lock is held.
 
         Where not even that can be done, for want of memory say, the next tick does it.
         """
-        self._is_torn = True
-        with contextlib.suppress(BaseException):
+        self._whole.is_torn = True
+        self._engine.slots = len(self._slots)
+        try:
             mend(self._engine, self._primitives.utc_now())
-            self._is_torn = False
+            self._whole.is_torn = False
+        except BaseException as error:
+            hand_on(error)
 
     def _report(self, error: BaseException) -> None:
         """Say that the scheduler itself has failed in something; no lock is held.
 
-        Ctrl-C and the exit that a signal handler asks for, which Python raises in the main thread
-        wherever that is, go on to the caller.
+        An interrupt goes on to the caller.
         """
-        is_main = threading.current_thread() is threading.main_thread()
-        if is_main and not isinstance(error, Exception):
-            raise error
+        hand_on(error)
+        if is_main_thread() and not isinstance(error, Exception):
+            raise error  # we raise no such thing: it is of a handler written in C
         try:
             self._engine.internal_errors = self._failures()
             log(_ERROR, _INTERNAL, self._error_fields(error))
@@ -1034,7 +1079,7 @@ class Scheduler:
     @property
     def _exempt(self) -> int:
         """How many runs' threads wait for the others; the lock is held."""
-        return sum(self._waiters.values())
+        return sum(tuple(self._waiters.values()))  # others leave without the lock
 
     def _wait_until(self, condition: Callable[[int], bool], end: float | None) -> bool:
         """Wait until *condition*, asked with the lock held, is true; False at monotonic *end*.
@@ -1046,12 +1091,12 @@ class Scheduler:
         """
         waiter = self._primitives.event()
         try:
-            with _Hold(self):
+            with self._calm, self._lock, self._whole:
                 own = self._own_runs()
                 self._waiters[waiter] = own
                 self._notify()  # another run that waits for the others does so no longer for this
             while True:
-                with _Hold(self):
+                with self._calm, self._lock, self._whole:
                     waiter.clear()
                     if condition(self._exempt if own or self._reporter.is_mine else 0):
                         return True
@@ -1062,8 +1107,7 @@ class Scheduler:
                     return False
                 waiter.wait(left)
         finally:
-            with _Hold(self):
-                self._waiters.pop(waiter, None)
+            self._waiters.pop(waiter, None)  # one call, so that no interrupt keeps it here
 
     def _nothing_runs(self, exempt: int) -> bool:
         return self._engine.running <= exempt
@@ -1100,17 +1144,16 @@ class Scheduler:
         me = self._primitives.get_ident()
         self._busy[me] = self._busy.get(me, 0) + 1
 
-    def _leave_run(self) -> None:
-        me = self._primitives.get_ident()
-        left = self._busy.pop(me, 0) - 1
+    def _leave_run(self, thread: int) -> None:
+        left = self._busy.pop(thread, 0) - 1
         if left > 0:
-            self._busy[me] = left
+            self._busy[thread] = left
 
     def _retry_inline(self, run: Run, delay: float) -> bool:
         """Wait *delay* seconds and start the next attempt; False when the task was removed."""
         end = self._primitives.monotonic() + delay
         self._wait_until(lambda _: run.execution.status.has_ended, end)
-        with _Hold(self):
+        with self._calm, self._lock, self._whole:
             if not self._engine.retry_inline(run, self._primitives.utc_now()):
                 return False
             self._enter_run()
@@ -1126,13 +1169,12 @@ class Scheduler:
         That a signal handler has left the lock held, by an exception, must not hold that up: see
         `_hold`.
         """
-        is_held = self._hold(end)
-        try:
+        if looks_free(self._lock, self._primitives.pause, end):
+            with self._calm, self._lock, self._whole:
+                live = list(self._engine.live.values())
+        else:
             live = list(self._engine.live.values())
-            return [run.execution for run in live if run.execution.status is _RUNNING]
-        finally:
-            if is_held:
-                self._unlock()
+        return [run.execution for run in live if run.execution.status is _RUNNING]
 
     # Finding tasks
 
@@ -1157,7 +1199,7 @@ class Scheduler:
         ticker = _Ticker(self._primitives, self._tick_on, "background_tasks")
         before = self._state
         try:
-            with _Hold(self):
+            with self._calm, self._lock, self._whole:
                 before = self._state
                 if before is _State.RUNNING:
                     return
@@ -1185,7 +1227,7 @@ class Scheduler:
         return self._engine.custom_arms(self._engine.tasks.values()) if arm else []
 
     def _undo_begin(self, ticker: _Ticker, before: _State) -> None:
-        with _Hold(self):
+        with self._calm, self._lock, self._whole:
             ticker.is_over = True
             ticker.wake()
             if self._ticker is ticker:
@@ -1233,7 +1275,7 @@ class Scheduler:
 
         *lag* is how late this look around was.
         """
-        with _Hold(self):
+        with self._calm, self._lock, self._whole:
             now = self._primitives.utc_now()
             if self._ticker is ticker:
                 self._pulse.beat(now, self._primitives.monotonic(), lag)
@@ -1254,11 +1296,10 @@ class Scheduler:
         released = 0
         batch = self._max  # at first as few as there are slots to start with them
         while True:
-            with _Hold(self):
+            with self._calm, self._lock, self._whole:
                 engine = self._engine
-                if self._is_torn:
-                    self._mend()
                 engine.level = self._reporter.level
+                self._look_after_slots()
                 now = self._primitives.utc_now()
                 if self._ticker is not None:
                     engine.compare_clocks(now, self._primitives.monotonic())
@@ -1286,16 +1327,19 @@ class Scheduler:
         """Ask the sensors of the gates, if that is due and no other thread is at it."""
         at = self._primitives.monotonic()
         sampling = self._sampling  # a sensor may fork, and the child has another
-        if not self._gates.due(at) or not sampling.acquire(False):
+        if not self._gates.due(at):
             return
+        mine = object()
         try:
-            if not self._gates.due(at):  # another thread has just been at it
+            # The second: another thread has just been at it.
+            if sampling.setdefault(None, mine) is not mine or not self._gates.due(at):
                 return
             news = self._gates.sample(at, self._primitives.utc_now())
-            with _Hold(self):
+            with self._calm, self._lock, self._whole:
                 self._engine.set_gates(news, self._gates.closed(), self._primitives.utc_now())
         finally:
-            sampling.release()
+            if sampling[None] is mine:
+                del sampling[None]
 
     def _report_stuck(self, stuck: list[Run]) -> None:
         """Tell that runs are stuck, with where their threads are; reads source files for that."""
@@ -1304,7 +1348,7 @@ class Scheduler:
             (run, checks.redacted(self._redact, stack_text(frames.get(run.thread))))
             for run in stuck
         ]
-        with _Hold(self):
+        with self._calm, self._lock, self._whole:
             for run, stack in stacks:
                 self._engine.note_stuck(run, stack, self._primitives.utc_now())
 
@@ -1316,7 +1360,7 @@ class Scheduler:
         if trouble is None:
             return
         trouble = checks.redacted(self._redact, trouble)
-        with _Hold(self):
+        with self._calm, self._lock, self._whole:
             self._engine.renewed(trouble, self._primitives.utc_now())
 
     # Triggers of the user's, asked with no lock held
@@ -1324,7 +1368,7 @@ class Scheduler:
     def _ask(self, arms: list[Arm]) -> int:
         """Ask each arm whether it is ready; release and dispatch those that are."""
         ready = [arm for arm in arms if self._is_ready(arm)]
-        with _Hold(self):
+        with self._calm, self._lock, self._whole:
             now = self._primitives.utc_now()
             released = sum([self._engine.answered(arm, now) for arm in ready])
             self._claim()
@@ -1339,6 +1383,7 @@ class Scheduler:
                     return arm.collect(self._primitives.utc_now())
                 return bool(trigger_of(arm).is_ready())
         except BaseException as error:
+            hand_on(error)
             self._quarantine(arm, error)
             return False
 
@@ -1358,7 +1403,7 @@ class Scheduler:
         """Give arms back to the engine, each with when it is to be asked next."""
         if not answers:
             return
-        with _Hold(self):
+        with self._calm, self._lock, self._whole:
             now = self._primitives.utc_now()
             for arm, due in answers:
                 self._engine.rearmed(arm, due, now)
@@ -1382,6 +1427,7 @@ class Scheduler:
             if reset:
                 raise InvalidValueError(f"next_fire_time() after reset() must lie ahead, got {due}")
         except BaseException as error:
+            hand_on(error)
             self._quarantine(arm, error)
         return None  # not ready although it is due: ask at the next tick
 
@@ -1399,7 +1445,7 @@ class Scheduler:
     def _tell_slow(self, arm: Arm, took: float) -> None:
         at = self._primitives.monotonic()
         reason = f"its trigger {type(trigger_of(arm)).__name__} took {took:.3f} seconds to answer"
-        with _Hold(self):
+        with self._calm, self._lock, self._whole:
             task: Task | None = arm._arm_task
             if task is not None and at - self._slow_told.get(task, -math.inf) >= _MINUTE:
                 self._slow_told[task] = at
@@ -1410,32 +1456,32 @@ class Scheduler:
         name = type(trigger_of(arm)).__name__
         text = checks.redacted(self._redact, checks.error_text(error))
         reason = f"its trigger {name} raised {text}"
-        with _Hold(self):
+        with self._calm, self._lock, self._whole:
             if arm._arm_task is not None:  # it was not removed meanwhile
                 self._engine.quarantine(arm._arm_task, reason, self._primitives.utc_now())
 
     # Slots
 
     def _claim(self) -> bool:
-        """Claim slots for what is ready; the lock is held. `_unlock` has the pool run them.
+        """Claim slots for what is ready; the lock is held. `_man` has the pool run them.
 
         Returns:
             True when there are any.
         """
         engine = self._engine
-        slots = engine.slots
         try:
             if not engine.claim_slots():
                 return False
             if self._pool is None:
                 most = self._max + self._replacements
                 self._pool = DaemonPool(most, "background_tasks-slot", self._primitives)
-            while slots < engine.slots:
-                self._unmanned.append(None)
-                slots += 1
+            while len(self._slots) < engine.slots:
+                slot = _Slot(self)
+                self._unmanned.append(slot)
+                self._slots.add(slot)
             return True
         except BaseException:
-            engine.slots = slots
+            engine.slots = len(self._slots)
             raise
 
     def _claim_while_ticking(self) -> None:
@@ -1445,43 +1491,73 @@ class Scheduler:
 
     def _man(self) -> None:
         """Have the pool run slots that were claimed; for which it has no thread it gives back."""
-        while self._take_unmanned():
+        while (slot := self._take_unmanned()) is not None:
             pool = self._pool
             try:
                 if pool is None:
                     raise RuntimeError("the pool is gone: the scheduler was stopped")
-                pool.start(self._slot)
+                pool.start(slot)
             except RuntimeError as error:
-                self._give_back(pool, checks.error_text(error))
+                self._give_back(slot, pool, checks.error_text(error))
                 return
             except BaseException as error:
-                self._give_back(pool)
+                self._give_back(slot, pool)
                 self._report(error)
                 return
 
-    def _take_unmanned(self) -> bool:
-        """Take a slot that is to be started; False when others have taken all."""
+    def _take_unmanned(self) -> _Slot | None:
+        """Take a slot that is to be started; None when others have taken all."""
         try:
-            self._unmanned.pop()
+            return self._unmanned.pop()
         except IndexError:
-            return False
-        return True
+            return None
 
-    def _give_back(self, pool: DaemonPool | None, trouble: str = "") -> None:
+    def _give_back(self, slot: _Slot, pool: DaemonPool | None, trouble: str = "") -> None:
         """Return a slot that *pool* did not take, and those that wait for it.
 
         Another pool, after a resume, is tried at once; one that has no thread to give at the next
         tick.
         """
-        with _Hold(self):
-            self._engine.give_back_slot()
-            while self._take_unmanned():
-                self._engine.give_back_slot()
+        with self._calm, self._lock, self._whole:
+            unmanned: _Slot | None = slot
+            while unmanned is not None:
+                if unmanned.thread == NOBODY:
+                    self._drop(unmanned)
+                unmanned = self._take_unmanned()
             if pool is None or pool is not self._pool:
                 if self._ticker is not None:
                     self._ticker.wake()
             elif trouble:
                 self._note_refusal(trouble)
+
+    def _drop(self, slot: _Slot) -> None:
+        """Claim *slot* no longer; the lock is held."""
+        self._slots.discard(slot)
+        self._engine.slots = len(self._slots)
+
+    def _look_after_slots(self) -> None:
+        """Put right, once a second, what an exception has broken off; the lock is held.
+
+        It may come up anywhere in the main thread, from a signal handler, which may have claimed a
+        slot; and in any thread that a debugger or profiler is at.
+        """
+        at = self._primitives.monotonic()
+        if at - self._slots_seen_at < PATIENCE:
+            return
+        self._slots_seen_at = at
+        for slot in tuple(self._slots):
+            if slot.is_over:
+                self._bury(slot)
+            elif slot.thread == NOBODY:
+                if slot.is_late:
+                    self._unmanned.append(slot)
+                slot.is_late = True
+
+    def _bury(self, slot: _Slot) -> None:
+        """Claim a slot no longer that was left in the midst of a run; the lock is held."""
+        self._drop(slot)
+        self._leave_run(slot.thread)
+        self._lose(slot.run, slot.thread)
 
     def _note_refusal(self, trouble: str) -> None:
         """Leave it to be told, once a minute, that there is no thread; the lock is held."""
@@ -1501,58 +1577,74 @@ class Scheduler:
             self._engine.release(now, 1)
         return self._engine.take(now)
 
-    def _slot(self) -> None:
+    def _work(self, slot: _Slot) -> None:
         """Run what is ready, best first, until nothing is: what a thread of the pool does."""
+        me = self._primitives.get_ident()
         run: Run | None = None
         outcome: Outcome | None = None
-        has_slot = True
+        has_begun = False
         try:
-            me = self._primitives.get_ident()
             while True:
                 claimed = False  # what others claim they start: this one has a run to see to
                 self._acquire()
                 try:
                     if run is None or outcome is None:
+                        if slot.thread != NOBODY or slot not in self._slots:
+                            return  # it was started twice, or given back
+                        slot.thread = me
+                        has_begun = True
                         self._enter_run()
                     elif run.execution.status is _RUNNING:
                         self._engine.finish(run, outcome)
+                        if outcome.interrupt is not None:  # an InlineScheduler, in the main thread
+                            raise outcome.interrupt
                     else:
                         return  # this is a child that the task forked: the pool is gone, too
-                    run = self._next_run()
+                    run = slot.run = self._next_run()
                     if run is None:
-                        self._leave_run()
+                        self._leave_run(me)
                         self._notify()
-                        has_slot = False
-                        self._engine.slots -= 1  # no call, which might fail: it is given back once
+                        self._drop(slot)
                         return
                     run.thread = me
                     claimed = self._claim()
                 except BaseException:
-                    self._lose(run)
+                    self._lose(run, me)
                     raise
                 finally:
                     self._unlock(claimed)
                 outcome = self._runner.attempt(run.execution, run.task)
         except BaseException as error:
-            if has_slot:
-                self._leave_slot(run)
+            self._leave_slot(slot, run, me)
             self._report(error)
+        finally:
+            if has_begun:
+                slot.is_over = True
 
-    def _lose(self, run: Run | None) -> None:
-        """Mend what broke off, and *run* with it if this thread has it; the lock is held."""
-        if run is not None and run.thread == self._primitives.get_ident():
+    def _lose(self, run: Run | None, thread: int) -> None:
+        """Mend what broke off, and *run* with it if that *thread* has it; the lock is held."""
+        if run is not None and run.thread == thread:
             run.thread = NOBODY
         self._mend()
 
-    def _leave_slot(self, run: Run | None) -> None:
+    def _leave_slot(self, slot: _Slot, run: Run | None, me: int) -> None:
         """Go home with an error."""
-        with _Hold(self):
-            self._engine.give_back_slot()
-            self._leave_run()
-            self._lose(run)
+        with self._calm, self._lock, self._whole:
+            if slot in self._slots and slot.thread in (NOBODY, me):
+                self._drop(slot)
+                if slot.thread == me:
+                    self._leave_run(me)
+            self._lose(run, me)
             self._notify()
 
     # A fork
+
+    def _hold(self, end: float) -> bool:
+        """Take the lock before a fork, for `_let_go`; False when that failed, see `looks_free`."""
+        while not self._lock.acquire(False):
+            if not looks_free(self._lock, self._primitives.pause, end):
+                return False
+        return True
 
     def _let_go(self) -> None:
         """Let the lock go after a fork, in the parent; tells nothing, not to call others there."""
@@ -1565,12 +1657,14 @@ class Scheduler:
     def _forked(self) -> None:
         """Be a stopped scheduler in a forked child, which has no thread but the one that forked."""
         was_running, pool = self._state is _State.RUNNING, self._pool
-        self._lock, self._sampling = self._primitives.lock(), self._primitives.lock()
+        self._lock, self._sampling = self._primitives.lock(), Turn()
+        self._calm, self._whole = _Calm(self), _Whole(self)
         self._reporter.forked()
         if self._ticker is not None:
             self._ticker.is_over = True  # it may be the thread that forked: a trigger did
         self._ticker = self._pool = None
         self._waiters, self._busy = {}, {}
+        self._slots.clear()
         self._unmanned.clear()
         self._stops.clear()
         if was_running:
@@ -1609,9 +1703,10 @@ class _Asking:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if error is not None:
-            with _Hold(self._scheduler):
-                self._scheduler._engine.unclaim(self._arms)
-                self._scheduler._mend()
+            scheduler = self._scheduler
+            with scheduler._calm, scheduler._lock, scheduler._whole:
+                scheduler._engine.unclaim(self._arms)
+                scheduler._mend()
 
 
 class _Bell:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from background_tasks.calls import Around
 from background_tasks.checks import error_text, redacted
 from background_tasks.errors import MissingExtraError, RemoteError
+from background_tasks.interrupts import hand_on
 from background_tasks.json_lines import error_fields
 from background_tasks.logger import log
 from background_tasks.metrics import BOUNDS, INSTRUMENTS, Instrument, Labels, Metrics
@@ -34,7 +35,6 @@ __all__ = ["measure", "traced"]
 
 _SCOPE = "background_tasks"
 _ERROR = 40  # of logging
-_RAISED = (Exception, SystemExit, GeneratorExit)  # no reason to fail the attempt; Ctrl-C goes on
 _NOTHING: AbstractContextManager[None] = nullcontext()
 _ATTRIBUTES = {  # what OpenTelemetry calls the labels of an instrument
     "task": "background_tasks.task.name",
@@ -74,7 +74,8 @@ def traced(
             return _NOTHING
         try:
             return _span_of(execution, tracer, redact)
-        except _RAISED as error:  # by a sampler or processor, say
+        except BaseException as error:  # by a sampler or processor, say
+            hand_on(error)
             _tell(error)
             return _NOTHING
 
@@ -174,7 +175,8 @@ class _Attempt(AbstractContextManager[None]):
             if self._span.is_recording():
                 self._note_end(error)
             self._span.end()
-        except _RAISED as trouble:
+        except BaseException as trouble:  # no reason to fail the attempt
+            hand_on(trouble)
             _tell(trouble)
 
     def _note_end(self, error: BaseException | None) -> None:

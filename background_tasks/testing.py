@@ -244,8 +244,7 @@ class InlineScheduler(Scheduler):
 
     def next_due(self) -> datetime | None:
         """Return when there is next something to do, None when nothing is to come."""
-        self._acquire()
-        try:
+        with self._calm, self._lock, self._whole:
             engine, now = self._engine, self.clock.now()
             if engine.is_paused:
                 return None
@@ -257,8 +256,6 @@ class InlineScheduler(Scheduler):
                 # One that is still due is being taken: its sensor has moved the clock.
                 comings.append(now + (timedelta(seconds=sample) or self._tick))
             return min((each for each in comings if each is not None), default=None)
-        finally:
-            self._unlock()
 
 
 class _Queue:

@@ -472,6 +472,7 @@ class _Lock:
         self.holder = 0  # the number of the thread that took it last, also after that let it go
 
     def locked(self) -> bool:
+        self._world.point()
         return self._is_held
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:

@@ -20,6 +20,7 @@ from background_tasks.engine import Engine
 from background_tasks.outside import Outside
 from background_tasks.pool import DaemonPool
 from background_tasks.reporter import Reporter
+from background_tasks.scheduler import _Whole
 
 __all__ = ["MISTAKES", "Mistake"]
 
@@ -67,9 +68,9 @@ MISTAKES = (
     Mistake(
         "listeners are told before the lock is let go",
         "start_twice",
-        Scheduler,
-        "_unlock",
-        (("self._lock.release()", "if engine.changes: self._tell()\n    self._lock.release()"),),
+        _Whole,
+        "__exit__",
+        (("self._spare = None", "scheduler._tell()"),),
     ),
     Mistake(
         "triggers are asked under the lock",
@@ -82,7 +83,7 @@ MISTAKES = (
         "functions are called under the lock",
         "max_instances",
         Scheduler,
-        "_slot",
+        "_work",
         ((_ATTEMPT, _UNDER_LOCK + _ATTEMPT),),
     ),
     Mistake(
@@ -97,14 +98,14 @@ MISTAKES = (
         "the ticking thread is not woken for something earlier",
         "an_earlier_one_is_added",
         Scheduler,
-        "_unlock",
+        "_wake_in_time",
         (("ticker.wake()", "pass"),),
     ),
     Mistake(
         "what the ticking thread waits for is read twice",
         "a_tick_meets_an_unlock",
         Scheduler,
-        "_unlock",
+        "_wake_in_time",
         (("due < until", "due < ticker.until"),),
     ),
     Mistake(
@@ -142,7 +143,7 @@ MISTAKES = (
         "nobody looks at signals after letting the lock go",
         "fire_while_all_slots_are_busy",
         Scheduler,
-        "_unlock",
+        "_after_lock",
         (("if engine.rung:", "if False:"),),
     ),
     Mistake(
@@ -228,7 +229,7 @@ MISTAKES = (
         "the last run ends and wakes nobody",
         "wait_idle_in_many_threads",
         Scheduler,
-        "_slot",
+        "_work",
         (("self._notify()", "pass"),),
     ),
     Mistake(
@@ -328,16 +329,6 @@ MISTAKES = (
     ),
     # Slots and threads that are counted wrong
     Mistake(
-        "work is queued before there is a worker for it",
-        "no_thread_for_a_worker",
-        DaemonPool,
-        "_queue",
-        (
-            ("if not self._promise():", "self._work.put(work)\n        if not self._promise():"),
-            ("            self._hire()\n        self._work.put(work)", "            self._hire()"),
-        ),
-    ),
-    Mistake(
         "work is queued behind the word to go home",
         "hand_over_races_stop_and_resume",
         DaemonPool,
@@ -346,17 +337,17 @@ MISTAKES = (
     ),
     Mistake(
         "a slot that is not handed over is not given back",
-        "fire_while_all_slots_are_busy",
+        "a_worker_is_promised_once",
         Scheduler,
         "_dispatch_signals",
-        (("engine.slots = slots", "pass"),),
+        (("self._slots.discard(slot)", "pass"),),
     ),
     Mistake(
         "one slot that is not taken is kept",
         "no_thread_for_a_worker",
         Scheduler,
         "_give_back",
-        (("self._engine.give_back_slot()\n        while", "pass\n        while"),),
+        (("unmanned: _Slot | None = slot", "unmanned: object = self._take_unmanned()"),),
     ),
     Mistake(
         "a second start starts a second thread",
@@ -385,7 +376,7 @@ MISTAKES = (
         "gates_close_and_open",
         Scheduler,
         "_sample_gates",
-        (("        if not self._gates.due(at):  # another", "        if False:  # another"),),
+        ((" or not self._gates.due(at):\n", ":\n"),),
     ),
     Mistake(
         "two threads make an executor each",

@@ -201,7 +201,9 @@ def stop_races_start_and_resume(stage: Stage) -> None:
     assert made.wait_idle()
 
 
-@scenario(racy={scheduler: ("_turn", "_unlock")}, by_instruction=1, restless=(0.4, 0.8), ranked=0)
+@scenario(
+    racy={scheduler: ("_turn", "_wake_in_time")}, by_instruction=1, restless=(0.4, 0.8), ranked=0
+)
 def a_tick_meets_an_unlock(stage: Stage) -> None:
     """The wait of the ticking thread ends just when another thread lets go of the lock."""
     made = stage.open()
@@ -218,7 +220,7 @@ def a_tick_meets_an_unlock(stage: Stage) -> None:
 
 @scenario(
     is_prompt=False,
-    racy={scheduler: ("_give_back", "_man", "_unlock", "release_task")},
+    racy={scheduler: ("_give_back", "_man", "_take_unmanned", "release_task")},
     by_instruction=0,
     restless=(0.02, 0.05),
     ranked=0.9,

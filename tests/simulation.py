@@ -309,7 +309,7 @@ class _Simulation:
         while self.idle:
             run = self.engine.take(self.instant)
             if run is None:
-                self.engine.give_back_slot()
+                self.engine.slots -= 1
                 self.idle -= 1
             else:
                 self.idle -= 1

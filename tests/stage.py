@@ -56,13 +56,14 @@ _SLOT, _TICKER = "background_tasks-slot", "background_tasks"
 # Where threads meet with no lock between them: there each line, or each instruction, is a point.
 _RACY: Mapping[ModuleType, Collection[str]] = {
     scheduler: (
-        "_attend", "_begin", "_dispatch_signals", "_give_back", "_man", "_plan_wait", "_register",
-        "_slot", "_tell", "_turn", "_unlock", "_wait_until", "add_task", "release_task", "run_task",
+        "__enter__", "__exit__", "_after_lock", "_attend", "_begin", "_dispatch_signals",
+        "_give_back", "_man", "_plan_wait", "_register", "_sample_gates", "_tell", "_turn",
+        "_wait_until", "_wake_in_time", "_work", "add_task", "release_task", "run_task",
         "signalled", "stop",
     ),
     engine: ("_take_signals", "release_signals", "ring"),
-    pool: ("_hire", "_promise", "_queue", "_send_home", "_work", "hand_over"),
-    reporter: ("_tell_all", "is_busy", "tell"),
+    pool: ("_await_turn", "_hire", "_promise", "_queue", "_send_home", "_work", "hand_over"),
+    reporter: ("_tell_all", "_try_to_tell", "is_busy", "tell"),
     task: ("wait",),
     trigger: ("_has_permit", "bind", "close", "fire"),
 }  # fmt: skip

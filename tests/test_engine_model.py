@@ -891,7 +891,7 @@ class EngineModel(RuleBasedStateMachine):
         self.idle_slots -= 1
         if run is None:
             assert self.engine.is_paused or self.obstacle or too_many or not ready
-            self.engine.give_back_slot()
+            self.engine.slots -= 1
         else:
             assert not self.engine.is_paused
             assert not self.obstacle

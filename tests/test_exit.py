@@ -295,6 +295,20 @@ def test_ctrl_c_ends_the_wait(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> No
     assert scheduler.stop(10)
 
 
+def test_an_error_of_ours_at_the_end_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no interrupt, so it is not taken for one."""
+    scheduler = Scheduler(1)
+    monkeypatch.setattr(process_module, "_all", lambda: [scheduler])
+
+    def fail(_: float) -> None:
+        raise LookupError("ours")
+
+    monkeypatch.setattr(scheduler, "stop", fail)
+
+    with pytest.raises(LookupError, match="ours"):
+        stop_all()
+
+
 def test_many_schedulers_share_the_grace(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its time runs for all at once, and none starts a run while another is waited for."""
     schedulers = [_running(gate, 5), _running(gate, 5)]

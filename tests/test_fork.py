@@ -514,9 +514,10 @@ def test_locks_that_were_held_in_the_parent_are_free() -> None:
     """Those of the scheduler, of its log and of cron schedules."""
     scheduler = Scheduler(1)
     schedule = schedule_of("0 6 * * *", zone_of("UTC"))
-    held = [scheduler._lock, scheduler._sampling, scheduler._reporter._telling, schedule._lock]
-    for lock in held:
+    for lock in (scheduler._lock, schedule._lock):
         assert lock.acquire(timeout=10)
+    for turn in (scheduler._sampling, scheduler._reporter._telling):
+        turn[None] = 0
 
     scheduler._forked()
     renew_locks()
@@ -698,3 +699,14 @@ def test_a_stop_in_a_signal_handler_while_it_forks_is_heard() -> None:
 
     assert scheduler.state == "stopped"
     assert scheduler.stop(10)
+
+
+def test_a_fork_waits_for_who_holds_the_lock() -> None:
+    """It is let go in a moment, and then it is the one's that forks."""
+    scheduler = Scheduler(1, _primitives=Primitives(pause=lambda _: scheduler._lock.release()))
+    scheduler._acquire()
+
+    assert scheduler._hold(monotonic() + 10)
+    scheduler._let_go()
+
+    assert not scheduler._lock.locked()

@@ -150,7 +150,7 @@ def _broken(error: BaseException) -> Any:
     [
         _broken(OSError("no such sensor")),
         _broken(SystemExit("no")),
-        _broken(KeyboardInterrupt()),
+        _broken(GeneratorExit()),
         math.nan,
         None,
         "12",

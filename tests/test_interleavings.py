@@ -57,7 +57,7 @@ _UNLOCKED = ("ring", "release_signals", "_take_signals", "has_due", "remove", "c
 _TRACED: dict[str, tuple[str, ...]] = {
     **{_file_of(module): () for module in (scheduler, pool, trigger, reporter)},
     _file_of(engine): _UNLOCKED,
-    __file__: ("_unlock",),
+    __file__: ("_wake_in_time",),
 }
 
 
@@ -458,26 +458,18 @@ def test_each_signal_makes_one_run(first: int) -> None:
 class ReadsTwice(Scheduler):
     """A scheduler with a mistake that the real one once had."""
 
-    def _unlock(self, mans: bool = True) -> None:
-        made, ticker = self._engine, self._ticker
-        if ticker is not None and ticker.until is not None:
-            due = made.next_due()
+    def _wake_in_time(self, ticker: Any) -> None:
+        if ticker.until is not None:
+            due = self._engine.next_due()
             if due is not None and due < ticker.until:  # its thread may have set it to None
                 ticker.wake()
-        self._lock.release()
-        if mans and self._unmanned:
-            self._man()
-        if made.rung:
-            self._attend()
-        if made.changes:
-            self._tell()
 
 
 class AttendsOnce(Scheduler):
     """A scheduler that does not look at events again after letting the lock go."""
 
-    def _unlock(self, mans: bool = True) -> None:
-        self._lock.release()
+    def _after_lock(self, mans: bool = True) -> None:
+        pass
 
 
 @pytest.mark.parametrize(

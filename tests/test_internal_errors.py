@@ -29,6 +29,7 @@ from background_tasks import reporter as reporter_module
 from background_tasks import scheduler as scheduler_module
 from background_tasks.pool import DaemonPool
 from background_tasks.primitives import Primitives
+from background_tasks.scheduler import _Slot
 from background_tasks.testing import InlineScheduler
 from tests.conftest import Gate
 
@@ -259,12 +260,106 @@ class _Raced(_Full):
 
 def test_a_slot_without_a_pool(scheduler: Scheduler) -> None:
     """It is given back: the scheduler was stopped meanwhile."""
-    scheduler._engine.slots += 1
-    scheduler._unmanned.append(None)
+    slot = _claimed(scheduler)
+    scheduler._unmanned.append(slot)
 
     assert scheduler.stats().running == 0
 
     assert scheduler._engine.slots == 0
+
+
+def _claimed(scheduler: Scheduler) -> _Slot:
+    """Return a slot that was claimed and that nobody will start."""
+    slot = _Slot(scheduler)
+    scheduler._slots.add(slot)
+    scheduler._engine.slots += 1
+    return slot
+
+
+def test_a_slot_that_nobody_starts_is_started_again() -> None:
+    """Within two seconds: an interrupt has come up between its claim and its start."""
+    scheduler = InlineScheduler(1)
+    task = scheduler.add_task(Task("t", int))
+    scheduler.start()
+    _claimed(scheduler)
+    scheduler.release_task(task.id)
+    for _ in range(2):
+        scheduler.run_tasks()
+        assert scheduler.stats().pending == 1
+        scheduler.clock.advance(seconds=1)
+    scheduler.run_tasks()
+
+    assert (scheduler.stats().succeeded, scheduler._engine.slots) == (1, 0)
+
+
+def test_a_slot_that_is_started_twice_is_one() -> None:
+    """The second call has nothing to do; neither has one that was given back."""
+    scheduler = InlineScheduler(2)
+    nested: list[int] = []
+
+    def work() -> None:
+        slot()
+        nested.append(scheduler._engine.slots)
+
+    task = scheduler.add_task(Task("t", work))
+    scheduler.release_task(task.id)
+    slot = _claimed(scheduler)
+
+    slot()
+    slot()
+
+    assert nested == [1]
+    assert (scheduler.stats().succeeded, scheduler._engine.slots) == (1, 0)
+    assert not scheduler._busy
+
+
+def test_a_slot_that_has_begun_although_its_start_failed() -> None:
+    """An interrupt came up just when it was queued: whoever started it gives back no other."""
+    scheduler = InlineScheduler(1)
+    slot = _claimed(scheduler)
+    slot.thread = 7
+
+    scheduler._give_back(slot, None)
+
+    assert scheduler._slots == {slot}
+
+
+def test_a_slot_that_cannot_begin_is_given_back(internal_errors: list[str]) -> None:
+    """Its run waits for the next one."""
+    scheduler = InlineScheduler(1)
+    task = scheduler.add_task(Task("t", int))
+    scheduler.release_task(task.id)
+    _make_fail(scheduler, "_acquire", LookupError("ours"))
+
+    scheduler.run_tasks()
+    assert (scheduler.stats().pending, scheduler._engine.slots) == (1, 0)
+    scheduler.run_tasks()
+
+    assert scheduler.stats().succeeded == 1
+    assert internal_errors == ["LookupError: ours"]
+    internal_errors.clear()
+
+
+def test_a_slot_that_breaks_off_as_it_goes_home_is_given_back(internal_errors: list[str]) -> None:
+    """Within a second, and its run is lost: no slot is gone for good."""
+    scheduler = InlineScheduler(1)
+    task = scheduler.add_task(Task("t", int))
+    scheduler.start()
+    _make_fail(scheduler._runner, "attempt", LookupError("ours"))
+    fails = _make_fail(scheduler, "_leave_slot", LookupError("again"))
+    scheduler.release_task(task.id)
+    scheduler.release_task(task.id)
+
+    with pytest.raises(LookupError, match="again"):
+        scheduler.run_tasks()
+    assert scheduler._engine.slots == 1
+    scheduler.clock.advance(seconds=1)
+    scheduler.run_tasks()
+
+    assert fails.has_failed.is_set()
+    stats = scheduler.stats()
+    assert (stats.lost, stats.succeeded, scheduler._engine.slots) == (1, 1, 0)
+    assert not scheduler._busy
 
 
 def test_no_memory_to_say_what_has_failed(
@@ -549,7 +644,7 @@ def test_run_task_that_breaks_off() -> None:
 # Mending
 
 
-def test_what_cannot_be_mended_at_once_is_mended_at_the_next_tick(
+def test_what_cannot_be_mended_at_once_is_mended_by_whoever_comes_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Memory is as short then as when the change broke off."""
@@ -560,8 +655,7 @@ def test_what_cannot_be_mended_at_once_is_mended_at_the_next_tick(
 
     with pytest.raises(MemoryError):
         scheduler.release_task(task.id)
-    assert scheduler.stats().pending == 1  # which it is not
-    scheduler.run_tasks()
+    assert scheduler._whole.is_torn
 
     assert (scheduler.stats().pending, scheduler.stats().dropped) == (0, 1)
 

@@ -414,6 +414,10 @@ class OwnedLock:
         self.owner = None
         self._lock.release()
 
+    def locked(self) -> bool:
+        """Return whether it is taken."""
+        return self._lock.locked()
+
     def __enter__(self) -> None:
         """Take it."""
         self.acquire()

@@ -180,7 +180,7 @@ class System:
     def check(self) -> None:
         """See that the books add up, that at most one run was lost, and that all goes on."""
         assert not self.made._lock.locked()
-        assert not self.made._is_torn
+        assert not self.made._whole.is_torn
         self._adds_up()
         assert self._lost() <= 1
         for task in self.made.tasks.values():

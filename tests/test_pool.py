@@ -256,7 +256,7 @@ def test_a_worker_that_cannot_say_that_it_is_idle() -> None:
 
 def test_shut_down_while_its_lock_is_held(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     """It gives up, as in a signal handler it has to; whoever holds it sends all home."""
-    monkeypatch.setattr(pool_module, "_PATIENCE", 0.005)
+    monkeypatch.setattr(pool_module, "PATIENCE", 0.005)
     pool = DaemonPool(1)
     pool.submit(gate)
     gate.wait_entered()
@@ -321,3 +321,44 @@ class _NoMemory:
 
 def _exit(*_: object) -> None:
     raise SystemExit
+
+
+def test_a_worker_that_has_died_is_replaced(gate: Gate) -> None:
+    """Of what a profiler raises in it, say; those that live are kept, and their work goes on."""
+    names: list[str] = []
+
+    class Mortal(threading.Thread):
+        def run(self) -> None:
+            names.append(self.name)
+            if len(names) != 2:
+                super().run()
+
+    pool = DaemonPool(2, "worker", primitives=Primitives(thread=Mortal))
+    pool.start(gate)
+    gate.wait_entered()
+    lost = pool.submit(int)  # by its worker; whoever comes next takes its work
+    pool._workers[1].join(10)
+
+    assert pool.submit(lambda: 1).result(10) == 1
+
+    assert lost.result(10) == 0
+    assert names == ["worker-0", "worker-1", "worker-2"]
+    gate.leave.set()
+    pool.shutdown()
+
+
+def test_interrupted_while_it_waits_for_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The turn of another thread is not touched, and nothing is queued."""
+    pool = DaemonPool(1)
+    pool._hiring[None] = other = object()
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pool_module, "looks_free", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        pool.submit(int)
+
+    assert pool._hiring[None] is other
+    pool._hiring.clear()
+    pool.shutdown()

@@ -211,7 +211,7 @@ def test_while_another_thread_is_at_it() -> None:
     """The one that helps waits until that rings; it goes without a word if there is another."""
     told = Told(0.06, 2)
     telling = told.reporter._telling
-    telling.acquire()
+    telling[None] = (0,)
 
     class Bell:
         rings = iter([True, False])
@@ -220,8 +220,7 @@ def test_while_another_thread_is_at_it() -> None:
             pass
 
         def wait(self, _: float) -> bool:
-            if telling.locked():
-                telling.release()
+            telling.clear()
             return next(self.rings)
 
     told.reporter._help(Bell(), told._note)
@@ -234,14 +233,14 @@ def test_the_end_of_a_process_waits_no_longer_than_it_may() -> None:
     """Whoever is telling then."""
     waits: list[float] = []
     scheduler = Scheduler(1, _primitives=Primitives(monotonic=lambda: 0.0, pause=waits.append))
-    scheduler._reporter._teller = 1
+    scheduler._reporter._telling[None] = (0,)
 
     scheduler._wait_told(0.0)
     assert waits == []
 
     def pause(seconds: float) -> None:
         waits.append(seconds)
-        scheduler._reporter._teller = None
+        scheduler._reporter._telling.clear()
 
     scheduler._primitives = Primitives(monotonic=lambda: 0.0, pause=pause)
     scheduler._wait_told(1.0)

@@ -29,12 +29,14 @@ from background_tasks import (
     Task,
     Trigger,
     current_execution,
+    primitives,
 )
 from background_tasks import pool as pool_module
 from background_tasks import scheduler as scheduler_module
 from background_tasks.pool import DaemonPool
 from background_tasks.primitives import Primitives
 from background_tasks.process import stop_all
+from background_tasks.scheduler import _Slot
 from tests.conftest import Gate, Watch
 
 
@@ -298,7 +300,7 @@ def _strike(at: int, deed: Callable[[Scheduler], object], answers: list[bool]) -
 def test_stop_in_a_signal_handler(deed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """At both ends of every critical section of a method: it is stopped when that has returned."""
     for module in (scheduler_module, pool_module):
-        monkeypatch.setattr(module, "_PATIENCE", 0.005)
+        monkeypatch.setattr(module, "PATIENCE", 0.005)
     answers: list[bool] = []
     held: list[bool] = []
 
@@ -315,7 +317,7 @@ def test_stop_in_a_signal_handler(deed: str, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_stop_asked_for_in_the_middle_of_fire(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever fires holds the lock, too; listeners are told of it."""
-    monkeypatch.setattr(scheduler_module, "_PATIENCE", 0.005)
+    monkeypatch.setattr(scheduler_module, "PATIENCE", 0.005)
     changed = EventTrigger()
     answers: list[bool] = []
     scheduler = Scheduler(1)
@@ -339,7 +341,7 @@ def test_stop_asked_for_in_the_middle_of_fire(monkeypatch: pytest.MonkeyPatch) -
 
 def test_stop_from_del(monkeypatch: pytest.MonkeyPatch) -> None:
     """The collector may call it anywhere, in the thread of a slot, too; with cancel as well."""
-    monkeypatch.setattr(scheduler_module, "_PATIENCE", 0.005)
+    monkeypatch.setattr(scheduler_module, "PATIENCE", 0.005)
     scheduler = Scheduler(1)
     asked: list[bool] = []
     entered = threading.Event()
@@ -375,7 +377,7 @@ def test_stop_that_gets_the_lock_at_last(monkeypatch: pytest.MonkeyPatch) -> Non
     """It was let go just when the stop was asked for, and nobody has looked at that."""
     scheduler = Scheduler(1)
     scheduler.start()
-    monkeypatch.setattr(scheduler, "_hold", lambda end: False)
+    monkeypatch.setattr(scheduler_module, "looks_free", lambda *_: False)
 
     assert scheduler.stop(10)
     assert not scheduler._stops
@@ -384,8 +386,8 @@ def test_stop_that_gets_the_lock_at_last(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_stop_on_an_overloaded_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that did not run for long has another go before it gives up: the lock is free."""
     scheduler = Scheduler(1, _primitives=Primitives(pause=lambda _: scheduler._unlock()))
-    late = iter([0.0, 3600.0])
-    monkeypatch.setattr(scheduler_module, "monotonic", lambda: next(late))
+    monkeypatch.setattr(scheduler_module, "monotonic", lambda: 0.0)
+    monkeypatch.setattr(primitives, "monotonic", lambda: 3600.0)
     scheduler._acquire()
 
     assert scheduler.stop()
@@ -397,7 +399,7 @@ def test_stop_that_breaks_off_where_it_was_asked_for(
     """It is told there, and the scheduler has stopped."""
     scheduler = Scheduler(1)
     scheduler.start()
-    monkeypatch.setattr(scheduler_module, "_PATIENCE", 0.005)
+    monkeypatch.setattr(scheduler_module, "PATIENCE", 0.005)
 
     def fail(*_: object) -> None:
         raise MemoryError
@@ -721,13 +723,13 @@ def test_no_thread_for_a_second_slot_at_first(gate: Gate) -> None:
     assert refused == []
 
 
-class _Taken(deque[None]):
+class _Taken(deque[_Slot]):
     """Slots of which another thread takes the last just before this one does."""
 
-    def pop(self) -> None:  # type: ignore[override] # it takes an index in the typeshed
+    def pop(self) -> _Slot:  # type: ignore[override] # it takes an index in the typeshed
         """Find none any more."""
         self.clear()
-        super().pop()
+        return super().pop()
 
 
 class _Number(int):
@@ -786,12 +788,14 @@ def test_what_is_refused_is_shown_with_no_lock_held() -> None:
 def test_a_slot_that_is_given_back_while_another_thread_starts_the_next() -> None:
     """Each is counted by the one that has it."""
     scheduler = Scheduler(1)
-    scheduler._unmanned = _Taken([None])
-    scheduler._engine.slots = 1
+    mine, other = _Slot(scheduler), _Slot(scheduler)
+    scheduler._unmanned = _Taken([other])
+    scheduler._slots.update((mine, other))
 
-    scheduler._give_back(None)
+    scheduler._give_back(mine, None)
 
-    assert scheduler._engine.slots == 0
+    assert scheduler._slots == {other}
+    assert scheduler._engine.slots == 1
 
 
 def test_a_slot_releases_what_is_due() -> None:
