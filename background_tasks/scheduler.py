@@ -337,7 +337,7 @@ class Scheduler:
         self._dropped_by_fork: int | None = None  # runs; in a child that was not warned of it yet
         self._refused_at = -math.inf  # guarded by _lock; monotonic, when that was told last
         self._failures = itertools.count(1).__next__  # no lock, which might be what has failed
-        # Events of threads that wait for us -> runs they are inside of. Put in under _lock, and taken
+        # Events of threads that wait for us -> runs they are inside of. Put in under _lock, taken
         # out by one call without it, which no interrupt can keep from happening.
         self._waiters: dict[Any, int] = {}
         self._busy: dict[int, int] = {}  # guarded by _lock; thread -> runs it is inside of
