@@ -17,7 +17,8 @@ __all__ = ["hand_on", "is_interrupt", "is_main_thread"]
 def is_interrupt(error: BaseException) -> bool:
     """Return True for Ctrl-C, and for what a signal handler has raised, in the main thread.
 
-    A handler written in C leaves no trace in the traceback: of such only KeyboardInterrupt is
+    A handler is known by its frame in the traceback, so a function that is one counts as one
+    whoever calls it. One that is written in C leaves no frame: of such only KeyboardInterrupt is
     known, which the default handler of SIGINT raises.
     """
     if not is_main_thread():
@@ -51,6 +52,8 @@ def _was_in_a_handler(error: BaseException) -> bool:
 
 def _code_of(handler: object) -> CodeType | None:
     """Return the code that Python runs for a handler; None if there is none in Python."""
+    if not callable(handler):
+        return None  # SIG_DFL and the like: members of an Enum, whose class can be called
     while isinstance(handler, functools.partial):
         handler = handler.func
     function = getattr(handler, "__func__", handler)  # of a method

@@ -111,6 +111,11 @@ def test_what_a_function_raises_itself_is_none(error: BaseException) -> None:
     assert not is_interrupt(_caught(fail))
 
 
+def test_an_error_of_an_enum_is_none() -> None:
+    """Although signals without a handler have a member of one for it."""
+    assert not is_interrupt(_caught(lambda: signal.Handlers(-7)))
+
+
 def test_only_the_main_thread_is_interrupted() -> None:
     """A KeyboardInterrupt in another one was raised by what runs there."""
     found: list[bool] = []
