@@ -286,16 +286,15 @@ class Engine:
             for arm in task._arms:
                 self._arm_anew(arm, now)
 
-    def custom_arms(self, tasks: Iterable[Task]) -> list[Arm]:
+    def custom_arms(self, tasks: Iterable[Task], into: list[Arm] | None = None) -> list[Arm]:
         """Claim the custom arms of *tasks*: the caller asks them, then calls `rearmed`."""
-        return self._claimed(
-            [
-                arm
-                for task in tasks
-                for arm in task._arms
-                if arm._arm_is_custom and not arm._arm_is_asked
-            ]
-        )
+        arms = [
+            arm
+            for task in tasks
+            for arm in task._arms
+            if arm._arm_is_custom and not arm._arm_is_asked
+        ]
+        return self._claimed(arms, into)
 
     def remove(self, task_id: int, now: datetime) -> None:
         """Take a task out. What waits of it is dropped; what runs goes on and is recorded."""
@@ -441,18 +440,22 @@ class Engine:
         """True when the time of a custom arm has come and nobody has claimed it."""
         return bool(self._to_ask)
 
-    def to_ask(self, *, poll: bool) -> list[Arm]:
+    def to_ask(self, *, poll: bool, into: list[Arm] | None = None) -> list[Arm]:
         """Claim the custom arms whose time has come and, with *poll*, those asked every tick.
 
-        The caller asks each with no lock held, then calls `answered` and `rearmed`.
+        The caller asks each with no lock held, then calls `answered` and `rearmed`. They are put
+        *into* a list of the caller's before they are claimed: whatever breaks off, these are to
+        be unclaimed.
         """
         arms, self._to_ask = self._to_ask, []
         if poll and not self.is_paused:
             arms += [arm for arm in self._polled.values() if arm._arm_task._enabled]
-        return self._claimed(arms)
+        return self._claimed(arms, into)
 
-    def _claimed(self, arms: list[Arm]) -> list[Arm]:
+    def _claimed(self, arms: list[Arm], into: list[Arm] | None) -> list[Arm]:
         try:
+            if into is not None:
+                into += arms
             for arm in arms:
                 self._asked[id(arm)] = arm
                 arm._arm_is_asked = True
@@ -991,9 +994,10 @@ class Engine:
     def _end(self, run: Run, status: Status, now: datetime, reason: str = "") -> None:
         """Put the run's one terminal record into the history."""
         task, execution, arm = run.task, run.execution, run.arm
+        # Counted before anything is called in which an interrupt comes up, and live until it is
+        # recorded: so it ends once.
         execution.status = status
         execution.ended_at = now
-        self.live.pop(execution.id, None)
         self._counted[status] += 1
         if execution._origin is not None:
             execution._origin = None
@@ -1003,6 +1007,7 @@ class Engine:
             task._history.append(execution)
         if not task.history or len(task._history) > task.history:  # type: ignore[arg-type] # made
             _forget_oldest(task, execution)
+        self.live.pop(execution.id, None)
         if self.level <= _SUCCEEDED_LEVEL or status is not _SUCCESS:
             self.note(_ENDS[status], now, task, run, reason=reason)
         if task._is_removed:

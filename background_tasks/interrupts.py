@@ -6,20 +6,20 @@ called, in the middle of our own code. So they are no error of what they come up
 
 from __future__ import annotations
 
-import functools
-import signal
 import threading
-from types import CodeType
+from types import FrameType
 
-__all__ = ["hand_on", "is_interrupt", "is_main_thread"]
+__all__ = ["hand_on", "interrupt_of", "is_interrupt", "is_main_thread"]
+
+_VARARGS = 0x04  # inspect.CO_VARARGS
 
 
 def is_interrupt(error: BaseException) -> bool:
     """Return True for Ctrl-C, and for what a signal handler has raised, in the main thread.
 
-    A handler is known by its frame in the traceback, so a function that is one counts as one
-    whoever calls it. One that is written in C leaves no frame: of such only KeyboardInterrupt is
-    known, which the default handler of SIGINT raises.
+    A handler is known by what Python gives it: the frame that it interrupts, which is the one
+    before it in the traceback. One that is written in C has no frame there: of such only
+    KeyboardInterrupt is known, which the default handler of SIGINT raises.
     """
     if not is_main_thread():
         return False
@@ -37,28 +37,38 @@ def hand_on(error: BaseException) -> None:
         raise error
 
 
+def interrupt_of(error: BaseException) -> BaseException | None:
+    """Return the interrupt that *error* is, or that one of `threading` was made of; or None.
+
+    A Condition that is interrupted says instead that its lock is not held.
+    """
+    before = error.__context__
+    if is_interrupt(error):
+        return error
+    return before if before is not None and is_interrupt(before) else None
+
+
 def _was_in_a_handler(error: BaseException) -> bool:
-    try:
-        handlers = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()}
-    except Exception:  # there is no memory to find out; CPython may call that a SystemError
-        return False
+    before: FrameType | None = None
     step = error.__traceback__
     while step is not None:
-        if step.tb_frame.f_code in handlers:
+        frame = step.tb_frame
+        if before is not None and _was_given(frame, before):
             return True
-        step = step.tb_next
+        before, step = frame, step.tb_next
     return False
 
 
-def _code_of(handler: object) -> CodeType | None:
-    """Return the code that Python runs for a handler; None if there is none in Python."""
-    if not callable(handler):
-        return None  # SIG_DFL and the like: members of an Enum, whose class can be called
-    while isinstance(handler, functools.partial):
-        handler = handler.func
-    function = getattr(handler, "__func__", handler)  # of a method
-    for each in (function, type(function).__call__):
-        code = getattr(each, "__code__", None)
-        if isinstance(code, CodeType):
-            return code
-    return None
+def _was_given(frame: FrameType, other: FrameType) -> bool:
+    """Return whether *frame* is that of a call with the *other* among its arguments."""
+    code = frame.f_code
+    count = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & _VARARGS)
+    names = code.co_varnames[:count]
+    if not names:
+        return False
+    values = frame.f_locals
+    given = [values.get(name) for name in names]
+    return any(
+        each is other or (type(each) is tuple and any(one is other for one in each))
+        for each in given
+    )

@@ -37,8 +37,8 @@ class Member(Protocol):
     def _left_behind(self, end: float) -> list[Execution]:
         """Return the executions whose function is being called, at monotonic *end* at last."""
 
-    def _hold(self, end: float) -> bool:
-        """Take its lock before a fork; False when that cannot be had until monotonic *end*."""
+    def _hold(self, end: float, taken: list[bool]) -> None:
+        """Take its lock before a fork, until monotonic *end* at most; then put True in *taken*."""
 
     def _let_go(self) -> None:
         """Let its lock go after a fork, in the parent."""
@@ -103,7 +103,9 @@ class _Held(threading.local):
     """The schedulers whose locks the thread that forks has taken."""
 
     def __init__(self) -> None:
-        self.schedulers: list[Member] = []
+        # Each with [True] once its lock is held: noted before it is taken, in one go with that,
+        # since an interrupt may come up anywhere.
+        self.schedulers: list[tuple[Member, list[bool]]] = []
 
 
 _held = _Held()
@@ -111,13 +113,17 @@ _held = _Held()
 
 def _before_fork() -> None:
     end = monotonic() + _PATIENCE
-    _held.schedulers = [each for each in _all() if each._hold(end)]
+    for scheduler in _all():
+        taken: list[bool] = []
+        _held.schedulers.append((scheduler, taken))
+        scheduler._hold(end, taken)
 
 
 def _after_fork_in_parent() -> None:
-    held, _held.schedulers = _held.schedulers, []
-    for scheduler in held:
-        scheduler._let_go()
+    while _held.schedulers:
+        scheduler, taken = _held.schedulers.pop()
+        if True in taken:
+            scheduler._let_go()
 
 
 _pid = os.getpid()  # of the process whose threads are there

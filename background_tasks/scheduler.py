@@ -38,7 +38,7 @@ from background_tasks.errors import (
 )
 from background_tasks.gates import Gate, Gates
 from background_tasks.health import Findings, Health, Pulse, health_of
-from background_tasks.interrupts import hand_on, is_main_thread
+from background_tasks.interrupts import hand_on, interrupt_of, is_interrupt, is_main_thread
 from background_tasks.logger import log
 from background_tasks.mending import forked, mend
 from background_tasks.outlook import Bound, Upcoming, Waiting, oldest_wait, upcoming, waiting
@@ -78,6 +78,7 @@ _F = TypeVar("_F", bound=Callable[..., object])
 _S = TypeVar("_S", bound="Scheduler")
 _BATCH = 64  # due times released in one hold of the lock: about 0.3 ms
 _SLOW = 0.05  # seconds that a trigger may take to answer
+_AT_ONCE = (False,)  # what a lock is acquired with, not to wait
 _MINUTE = 60.0  # seconds; a trigger that is slow is told of no more often
 _LOOKED_AT = 100  # runs that wait, by `health`
 _FROZEN_PAUSE = 0.05  # seconds; the least wait while the wall clock stands still: 0.4 % CPU
@@ -170,7 +171,7 @@ class _Whole:
         """Mend what *error* broke off, and wake the ticking thread where it would be late."""
         scheduler = self._scheduler
         # One of ours refuses what was asked for, before anything was changed.
-        if error is None or isinstance(error, BackgroundTasksError):
+        if error is None or (isinstance(error, BackgroundTasksError) and not is_interrupt(error)):
             self.is_torn = False
         else:
             scheduler._mend()
@@ -186,20 +187,21 @@ class _Slot:
     It may be started again if nobody seems to have begun: only one call of it does anything.
 
     Attributes:
-        thread: The number of the thread that has begun, or NOBODY; this and the next two are for
-            who holds the lock.
+        thread: The number of the thread that has begun, or NOBODY; all this is for who holds the
+            lock, but for is_over.
         run: The run that it is at, or was.
+        has_claimed: Whether it has claimed others when it took that.
         is_late: Whether it was seen that nobody had begun.
-        is_over: Whether the call that has begun is over.
+        is_over: Whether the call that has begun is over, by an error.
     """
 
-    __slots__ = ("_scheduler", "is_late", "is_over", "run", "thread")
+    __slots__ = ("_scheduler", "has_claimed", "is_late", "is_over", "run", "thread")
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self.thread = NOBODY
         self.run: Run | None = None
-        self.is_late = self.is_over = False
+        self.has_claimed = self.is_late = self.is_over = False
 
     def __call__(self) -> None:
         """Run what is ready, until nothing is."""
@@ -331,7 +333,7 @@ class Scheduler:
         self._pulse = Pulse()  # guarded by _lock
         self._pool: DaemonPool | None = None  # guarded by _lock; None until needed
         self._stops: deque[bool] = deque()  # asked for without the lock; True is with cancel
-        self._slots: set[_Slot] = set()  # guarded by _lock; those that are claimed
+        self._slots: dict[_Slot, None] = {}  # guarded by _lock; claimed, in that order
         self._slots_seen_at = -math.inf  # guarded by _lock; monotonic, when they were looked after
         self._unmanned: deque[_Slot] = deque()  # those of them that the pool does not know yet
         self._dropped_by_fork: int | None = None  # runs; in a child that was not warned of it yet
@@ -394,17 +396,23 @@ class Scheduler:
             self._rules.check_task(task)
         if self._outside is not None:
             self._outside.check_task(task)
-        with self._calm, self._lock, self._whole:
-            if task._owner is not None:
-                again = Task.__repr__(task)  # not that of a subclass, which may call us
-                raise AlreadyAddedError(f"a task can be added once, got {again} again")
-            custom = self._register(task)
-        if custom:
-            self._arm_custom(custom)
+        custom: list[Arm] = []
+        try:
+            with self._calm, self._lock, self._whole:
+                if task._owner is not None:
+                    again = Task.__repr__(task)  # not that of a subclass, which may call us
+                    raise AlreadyAddedError(f"a task can be added once, got {again} again")
+                self._register(task, custom)
+            if custom:
+                self._arm_custom(custom)
+        except BaseException:
+            if custom:
+                self._unclaim(custom)
+            raise
         return task
 
-    def _register(self, task: Task) -> list[Arm]:
-        """Add *task*; return the arms that are to be asked; the lock is held."""
+    def _register(self, task: Task, custom: list[Arm]) -> None:
+        """Add *task*; put the arms that are to be asked in *custom*; the lock is held."""
         try:
             task._owner = self
             self._engine.add(task, self._primitives.utc_now())
@@ -414,7 +422,7 @@ class Scheduler:
                 arm._arm_signals.bind(_Bell(self))
                 if arm._arm_signals.waiting:  # fired before it knew whom to tell
                     self._engine.ring(arm)
-            return self._engine.custom_arms([task])
+            self._engine.custom_arms([task], custom)
         except BaseException:
             self._engine.forget(task)
             task._owner = None
@@ -658,9 +666,9 @@ class Scheduler:
         while True:
             outcome = self._runner.attempt(run.execution, task)
             with self._calm, self._lock, self._whole:
+                self._leave_run(self._primitives.get_ident())
                 if run.execution.status is not _RUNNING:  # this is a child that the task forked
                     return
-                self._leave_run(self._primitives.get_ident())
                 self._engine.finish(run, outcome)
                 self._notify()
                 self._claim()
@@ -935,7 +943,9 @@ class Scheduler:
                 self._wake_in_time(ticker)
         finally:
             self._lock.release()
-        self._after_lock(mans)
+        engine = self._engine
+        if engine.changes or engine.rung or self._stops or (mans and self._unmanned):
+            self._after_lock(mans)
 
     def _wake_in_time(self, ticker: _Ticker) -> None:
         """Wake the ticking thread, which waits, if that is for too long; the lock is held."""
@@ -986,9 +996,9 @@ class Scheduler:
             if engine.claim_slots() and pool is not None:
                 while len(self._slots) < engine.slots:
                     slot = _Slot(self)
-                    self._slots.add(slot)
+                    self._slots[slot] = None
                     if not pool.hand_over(slot):
-                        self._slots.discard(slot)
+                        del self._slots[slot]
                         break
             if len(self._slots) < engine.slots and ticker is not None:
                 ticker.wake()  # a thread must be started, which is not for a signal handler
@@ -1097,6 +1107,7 @@ class Scheduler:
                 self._notify()  # another run that waits for the others does so no longer for this
             while True:
                 with self._calm, self._lock, self._whole:
+                    self._look_after_slots()  # where no thread ticks nobody else does
                     waiter.clear()
                     if condition(self._exempt if own or self._reporter.is_mine else 0):
                         return True
@@ -1156,6 +1167,7 @@ class Scheduler:
         with self._calm, self._lock, self._whole:
             if not self._engine.retry_inline(run, self._primitives.utc_now()):
                 return False
+            run.thread = self._primitives.get_ident()
             self._enter_run()
             return True
 
@@ -1198,20 +1210,25 @@ class Scheduler:
         notice_fork()
         ticker = _Ticker(self._primitives, self._tick_on, "background_tasks")
         before = self._state
+        custom: list[Arm] = []
         try:
-            with self._calm, self._lock, self._whole:
-                before = self._state
-                if before is _State.RUNNING:
-                    return
-                custom = self._set_out(ticker, arm=arm)
-            self._arm_custom(custom)
+            with _Asking(self, custom):
+                with self._calm, self._lock, self._whole:
+                    before = self._state
+                    if before is _State.RUNNING:
+                        return
+                    self._set_out(ticker)
+                    if arm:
+                        self._arm_all(custom)
+                    self._engine.note(ChangeKind.STARTED, self._primitives.utc_now())
+                self._arm_custom(custom)
             ticker.thread.start()
         except BaseException:  # can't start new thread, for one
             self._undo_begin(ticker, before)
             raise
 
-    def _set_out(self, ticker: _Ticker, *, arm: bool) -> list[Arm]:
-        """Be running, with a thread to be started; return the arms to be asked first."""
+    def _set_out(self, ticker: _Ticker) -> None:
+        """Be running, with a thread to be started; the lock is held."""
         self._state = _State.RUNNING
         self._ticker = ticker
         self._pulse = Pulse()
@@ -1220,11 +1237,11 @@ class Scheduler:
         if self._outside is not None:
             self._outside.retry()
         self._engine.level = self._reporter.level
-        now = self._primitives.utc_now()
-        if arm:
-            self._engine.arm_all(now)
-        self._engine.note(ChangeKind.STARTED, now)
-        return self._engine.custom_arms(self._engine.tasks.values()) if arm else []
+
+    def _arm_all(self, custom: list[Arm]) -> None:
+        """Arm every task; put the arms that are to be asked in *custom*; the lock is held."""
+        self._engine.arm_all(self._primitives.utc_now())
+        self._engine.custom_arms(self._engine.tasks.values(), custom)
 
     def _undo_begin(self, ticker: _Ticker, before: _State) -> None:
         with self._calm, self._lock, self._whole:
@@ -1281,6 +1298,8 @@ class Scheduler:
                 self._pulse.beat(now, self._primitives.monotonic(), lag)
             if ticker.is_over or self._engine.rung or self._engine.has_to_ask:
                 return 0.0, now  # the last: a slot came upon it
+            if any(slot.thread == NOBODY for slot in self._slots):
+                to_poll = min(to_poll, PATIENCE)  # to see whether they have begun
             wait = max(0.0, to_poll)
             ticker.until = now + timedelta(seconds=wait)
             due = self._engine.next_due()
@@ -1296,32 +1315,42 @@ class Scheduler:
         released = 0
         batch = self._max  # at first as few as there are slots to start with them
         while True:
-            with self._calm, self._lock, self._whole:
-                engine = self._engine
-                engine.level = self._reporter.level
-                self._look_after_slots()
-                now = self._primitives.utc_now()
-                if self._ticker is not None:
-                    engine.compare_clocks(now, self._primitives.monotonic())
-                released += engine.release(now, batch)
+            arms: list[Arm] = []
+            with _Asking(self, arms):
+                count, more = self._look_around(batch, arms, poll=poll)
+                released += count
+                poll = False
                 batch = _BATCH
-                stuck, engine.newly_stuck = engine.newly_stuck, []
-                self._claim()
-                more = engine.has_due(now)
-                self._notify()  # what was overdue may have passed without a run
-                arms = engine.to_ask(poll=poll)
-            poll = False
-            if stuck:
-                self._report_stuck(stuck)
-            if more:
-                # Or the slots, which give way to whoever holds the lock, would starve: with one
-                # slot the first run of 10,000 started 50 ms late.
-                self._primitives.pause(0)
-            if arms:
-                with _Asking(self, arms):
+                if self._engine.newly_stuck:
+                    self._report_stuck()
+                if more:
+                    # Or the slots, which give way to whoever holds the lock, would starve: with
+                    # one slot the first run of 10,000 started 50 ms late.
+                    self._primitives.pause(0)
+                if arms:
                     released += self._ask(arms)
-            elif not more:
-                return released
+                elif not more:
+                    return released
+
+    def _look_around(self, batch: int, arms: list[Arm], *, poll: bool) -> tuple[int, bool]:
+        """Release what is due, *batch* due times at most; put in *arms* what is to be asked.
+
+        Returns:
+            How many runs were released, and whether more is due.
+        """
+        with self._calm, self._lock, self._whole:
+            engine = self._engine
+            engine.level = self._reporter.level
+            self._look_after_slots()
+            now = self._primitives.utc_now()
+            if self._ticker is not None:
+                engine.compare_clocks(now, self._primitives.monotonic())
+            released = engine.release(now, batch)
+            self._claim()
+            more = engine.has_due(now)
+            self._notify()  # what was overdue may have passed without a run
+            engine.to_ask(poll=poll, into=arms)
+            return released, more
 
     def _sample_gates(self) -> None:
         """Ask the sensors of the gates, if that is due and no other thread is at it."""
@@ -1341,15 +1370,18 @@ class Scheduler:
             if sampling[None] is mine:
                 del sampling[None]
 
-    def _report_stuck(self, stuck: list[Run]) -> None:
+    def _report_stuck(self) -> None:
         """Tell that runs are stuck, with where their threads are; reads source files for that."""
+        stuck = list(self._engine.newly_stuck)
         frames = sys._current_frames()
         stacks = [
             (run, checks.redacted(self._redact, stack_text(frames.get(run.thread))))
             for run in stuck
         ]
         with self._calm, self._lock, self._whole:
-            for run, stack in stacks:
+            newly = self._engine.newly_stuck
+            for run, stack in [each for each in stacks if each[0] in newly]:  # or others told it
+                newly.remove(run)
                 self._engine.note_stuck(run, stack, self._primitives.utc_now())
 
     def _renew_executor(self) -> None:
@@ -1391,13 +1423,18 @@ class Scheduler:
         """Reset the triggers of *arms*, which were just armed, and ask when each is due."""
         # One of our timed kinds may be due already; any other that says so would be asked again
         # and again.
-        with _Asking(self, arms):
-            self._return(
-                [
-                    (arm, self._next_of(arm, reset=True, may_be_due=arm._arm_timed is not None))
-                    for arm in arms
-                ]
-            )
+        self._return(
+            [
+                (arm, self._next_of(arm, reset=True, may_be_due=arm._arm_timed is not None))
+                for arm in arms
+            ]
+        )
+
+    def _unclaim(self, arms: list[Arm]) -> None:
+        """Give back arms that were claimed to be asked: an error or an interrupt came up."""
+        with self._calm, self._lock, self._whole:
+            self._engine.unclaim(arms)
+            self._mend()
 
     def _return(self, answers: list[tuple[Arm, datetime | None]]) -> None:
         """Give arms back to the engine, each with when it is to be asked next."""
@@ -1478,7 +1515,7 @@ class Scheduler:
             while len(self._slots) < engine.slots:
                 slot = _Slot(self)
                 self._unmanned.append(slot)
-                self._slots.add(slot)
+                self._slots[slot] = None
             return True
         except BaseException:
             engine.slots = len(self._slots)
@@ -1497,13 +1534,18 @@ class Scheduler:
                 if pool is None:
                     raise RuntimeError("the pool is gone: the scheduler was stopped")
                 pool.start(slot)
-            except RuntimeError as error:
-                self._give_back(slot, pool, checks.error_text(error))
-                return
             except BaseException as error:
-                self._give_back(slot, pool)
-                self._report(error)
+                self._not_manned(slot, pool, error)
                 return
+
+    def _not_manned(self, slot: _Slot, pool: DaemonPool | None, error: BaseException) -> None:
+        """Give back a slot that could not be started, and say why."""
+        interrupt = interrupt_of(error)
+        if interrupt is None and isinstance(error, RuntimeError):
+            self._give_back(slot, pool, checks.error_text(error))
+        else:
+            self._give_back(slot, pool)
+            self._report(interrupt or error)
 
     def _take_unmanned(self) -> _Slot | None:
         """Take a slot that is to be started; None when others have taken all."""
@@ -1515,8 +1557,8 @@ class Scheduler:
     def _give_back(self, slot: _Slot, pool: DaemonPool | None, trouble: str = "") -> None:
         """Return a slot that *pool* did not take, and those that wait for it.
 
-        Another pool, after a resume, is tried at once; one that has no thread to give at the next
-        tick.
+        At once, with another pool after a resume; one that has no thread to give is tried again at
+        the next tick.
         """
         with self._calm, self._lock, self._whole:
             unmanned: _Slot | None = slot
@@ -1524,15 +1566,14 @@ class Scheduler:
                 if unmanned.thread == NOBODY:
                     self._drop(unmanned)
                 unmanned = self._take_unmanned()
-            if pool is None or pool is not self._pool:
-                if self._ticker is not None:
-                    self._ticker.wake()
-            elif trouble:
+            if trouble and pool is not None and pool is self._pool:
                 self._note_refusal(trouble)
+            elif self._ticker is not None:
+                self._ticker.wake()
 
     def _drop(self, slot: _Slot) -> None:
         """Claim *slot* no longer; the lock is held."""
-        self._slots.discard(slot)
+        self._slots.pop(slot, None)
         self._engine.slots = len(self._slots)
 
     def _look_after_slots(self) -> None:
@@ -1582,44 +1623,52 @@ class Scheduler:
         me = self._primitives.get_ident()
         run: Run | None = None
         outcome: Outcome | None = None
-        has_begun = False
         try:
-            while True:
-                claimed = False  # what others claim they start: this one has a run to see to
-                self._acquire()
-                try:
-                    if run is None or outcome is None:
-                        if slot.thread != NOBODY or slot not in self._slots:
-                            return  # it was started twice, or given back
-                        slot.thread = me
-                        has_begun = True
-                        self._enter_run()
-                    elif run.execution.status is _RUNNING:
-                        self._engine.finish(run, outcome)
-                        if outcome.interrupt is not None:  # an InlineScheduler, in the main thread
-                            raise outcome.interrupt
-                    else:
-                        return  # this is a child that the task forked: the pool is gone, too
-                    run = slot.run = self._next_run()
-                    if run is None:
-                        self._leave_run(me)
-                        self._notify()
-                        self._drop(slot)
-                        return
-                    run.thread = me
-                    claimed = self._claim()
-                except BaseException:
-                    self._lose(run, me)
-                    raise
-                finally:
-                    self._unlock(claimed)
+            while (run := self._step(slot, outcome, me)) is not None:
                 outcome = self._runner.attempt(run.execution, run.task)
         except BaseException as error:
-            self._leave_slot(slot, run, me)
-            self._report(error)
-        finally:
-            if has_begun:
+            if run is not None:
                 slot.is_over = True
+            self._leave_slot(slot, me)
+            self._report(error)
+
+    def _step(self, slot: _Slot, outcome: Outcome | None, me: int) -> Run | None:
+        """Record how the last run ended, if there was one; return the next one, or None."""
+        if not self._lock.acquire(False):
+            self._acquire()
+        try:
+            return self._follow_up(slot, outcome, me)
+        except BaseException:
+            self._lose(slot.run, me)
+            raise
+        finally:
+            # What others claim they start: this one has a run to see to.
+            self._unlock(slot.has_claimed)
+
+    def _follow_up(self, slot: _Slot, outcome: Outcome | None, me: int) -> Run | None:
+        """Do what `_step` is for; the lock is held."""
+        run = slot.run
+        if outcome is None or run is None:
+            if slot.thread != NOBODY or slot not in self._slots:
+                return None  # it was started twice, or given back
+            slot.thread = me
+            self._enter_run()
+        elif run.execution.status is _RUNNING:
+            self._engine.finish(run, outcome)
+            if outcome.interrupt is not None:  # an InlineScheduler, in the main thread
+                raise outcome.interrupt
+        else:
+            return None  # this is a child that the task forked: the pool is gone, too
+        slot.has_claimed = False
+        run = slot.run = self._next_run()
+        if run is None:
+            self._leave_run(me)
+            self._notify()
+            self._drop(slot)
+            return None
+        run.thread = me
+        slot.has_claimed = self._claim()
+        return run
 
     def _lose(self, run: Run | None, thread: int) -> None:
         """Mend what broke off, and *run* with it if that *thread* has it; the lock is held."""
@@ -1627,24 +1676,25 @@ class Scheduler:
             run.thread = NOBODY
         self._mend()
 
-    def _leave_slot(self, slot: _Slot, run: Run | None, me: int) -> None:
+    def _leave_slot(self, slot: _Slot, me: int) -> None:
         """Go home with an error."""
         with self._calm, self._lock, self._whole:
             if slot in self._slots and slot.thread in (NOBODY, me):
                 self._drop(slot)
                 if slot.thread == me:
                     self._leave_run(me)
-            self._lose(run, me)
+            self._lose(slot.run, me)
             self._notify()
 
     # A fork
 
-    def _hold(self, end: float) -> bool:
-        """Take the lock before a fork, for `_let_go`; False when that failed, see `looks_free`."""
-        while not self._lock.acquire(False):
-            if not looks_free(self._lock, self._primitives.pause, end):
-                return False
-        return True
+    def _hold(self, end: float, taken: list[bool]) -> None:
+        """Take the lock before a fork, for `_let_go`; then put True in *taken*, see `looks_free`.
+
+        In one call, written in C, so that no interrupt comes up between the two.
+        """
+        while True not in taken and looks_free(self._lock, self._primitives.pause, end):
+            taken.extend(map(self._lock.acquire, _AT_ONCE))
 
     def _let_go(self) -> None:
         """Let the lock go after a fork, in the parent; tells nothing, not to call others there."""
@@ -1702,11 +1752,8 @@ class _Asking:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if error is not None:
-            scheduler = self._scheduler
-            with scheduler._calm, scheduler._lock, scheduler._whole:
-                scheduler._engine.unclaim(self._arms)
-                scheduler._mend()
+        if error is not None and self._arms:
+            self._scheduler._unclaim(self._arms)
 
 
 class _Bell:

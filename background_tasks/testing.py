@@ -26,8 +26,8 @@ from background_tasks.checks import Duration
 from background_tasks.errors import InvalidValueError
 from background_tasks.gates import Gate
 from background_tasks.primitives import Primitives
-from background_tasks.run import Run
-from background_tasks.scheduler import Scheduler
+from background_tasks.run import Outcome, Run
+from background_tasks.scheduler import Scheduler, _Slot
 
 __all__ = ["Clock", "InlineScheduler"]
 
@@ -235,6 +235,15 @@ class InlineScheduler(Scheduler):
         """
         end = None if timeout is None else self.clock.now() + checks.duration("timeout", timeout)
         return self.clock.wait_for(lambda: super(InlineScheduler, self).wait_idle(0), end)
+
+    def _step(self, slot: _Slot, outcome: Outcome | None, me: int) -> Run | None:
+        """As in a thread of the pool; but a handler may raise here: it is the main thread."""
+        with self._calm, self._lock, self._whole:
+            try:
+                return self._follow_up(slot, outcome, me)
+            except BaseException:
+                self._lose(slot.run, me)
+                raise
 
     def _retry_inline(self, run: Run, delay: float) -> bool:
         """Let the clock go on by *delay* seconds, then start the next attempt."""

@@ -229,7 +229,7 @@ MISTAKES = (
         "the last run ends and wakes nobody",
         "wait_idle_in_many_threads",
         Scheduler,
-        "_work",
+        "_follow_up",
         (("self._notify()", "pass"),),
     ),
     Mistake(
@@ -340,7 +340,7 @@ MISTAKES = (
         "a_worker_is_promised_once",
         Scheduler,
         "_dispatch_signals",
-        (("self._slots.discard(slot)", "pass"),),
+        (("del self._slots[slot]", "pass"),),
     ),
     Mistake(
         "one slot that is not taken is kept",

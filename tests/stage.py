@@ -57,7 +57,8 @@ _SLOT, _TICKER = "background_tasks-slot", "background_tasks"
 _RACY: Mapping[ModuleType, Collection[str]] = {
     scheduler: (
         "__enter__", "__exit__", "_after_lock", "_attend", "_begin", "_dispatch_signals",
-        "_give_back", "_man", "_plan_wait", "_register", "_sample_gates", "_tell", "_turn",
+        "_follow_up", "_give_back", "_man", "_plan_wait", "_register", "_sample_gates", "_step",
+        "_tell", "_turn",
         "_wait_until", "_wake_in_time", "_work", "add_task", "release_task", "run_task",
         "signalled", "stop",
     ),

@@ -585,7 +585,7 @@ def test_a_lock_that_is_held_does_not_keep_the_process_from_forking(
     scheduler._acquire()
 
     _before_fork()
-    assert scheduler not in _held.schedulers
+    assert (scheduler, []) in _held.schedulers
     _after_fork_in_parent()
 
     assert scheduler._lock.locked()
@@ -693,7 +693,7 @@ def test_a_stop_in_a_signal_handler_while_it_forks_is_heard() -> None:
     scheduler = Scheduler(1)
     scheduler.start()
 
-    assert scheduler._hold(monotonic() + 10)
+    scheduler._hold(monotonic() + 10, [])
     scheduler._stops.append(False)  # what stop leaves when it has waited in vain
     scheduler._let_go()
 
@@ -706,7 +706,9 @@ def test_a_fork_waits_for_who_holds_the_lock() -> None:
     scheduler = Scheduler(1, _primitives=Primitives(pause=lambda _: scheduler._lock.release()))
     scheduler._acquire()
 
-    assert scheduler._hold(monotonic() + 10)
+    taken: list[bool] = []
+    scheduler._hold(monotonic() + 10, taken)
+    assert taken[-1:] == [True]
     scheduler._let_go()
 
     assert not scheduler._lock.locked()

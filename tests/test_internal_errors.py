@@ -271,7 +271,7 @@ def test_a_slot_without_a_pool(scheduler: Scheduler) -> None:
 def _claimed(scheduler: Scheduler) -> _Slot:
     """Return a slot that was claimed and that nobody will start."""
     slot = _Slot(scheduler)
-    scheduler._slots.add(slot)
+    scheduler._slots[slot] = None
     scheduler._engine.slots += 1
     return slot
 
@@ -321,7 +321,7 @@ def test_a_slot_that_has_begun_although_its_start_failed() -> None:
 
     scheduler._give_back(slot, None)
 
-    assert scheduler._slots == {slot}
+    assert list(scheduler._slots) == [slot]
 
 
 def test_a_slot_that_cannot_begin_is_given_back(internal_errors: list[str]) -> None:
@@ -329,7 +329,7 @@ def test_a_slot_that_cannot_begin_is_given_back(internal_errors: list[str]) -> N
     scheduler = InlineScheduler(1)
     task = scheduler.add_task(Task("t", int))
     scheduler.release_task(task.id)
-    _make_fail(scheduler, "_acquire", LookupError("ours"))
+    _make_fail(scheduler, "_step", LookupError("ours"))
 
     scheduler.run_tasks()
     assert (scheduler.stats().pending, scheduler._engine.slots) == (1, 0)

@@ -9,15 +9,17 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import pytest
 
+import background_tasks
 from background_tasks import (
     Change,
     ChangeKind,
-    Gate,
+    Execution,
+    OneTimeTrigger,
     Retry,
     RetryPolicy,
     Scheduler,
@@ -25,13 +27,17 @@ from background_tasks import (
     Task,
     Trigger,
     configure_logging,
+    process,
 )
+from background_tasks import scheduler as scheduler_module
 from background_tasks.checks import error_text, redacted, shown
-from background_tasks.interrupts import is_interrupt
+from background_tasks.interrupts import interrupt_of, is_interrupt
 from background_tasks.logger import log, logger
 from background_tasks.outside import Outside
+from background_tasks.pool import DaemonPool
 from background_tasks.primitives import REAL, Turn
 from background_tasks.testing import InlineScheduler
+from tests.conftest import Gate
 
 
 class TimeUpError(Exception):
@@ -56,6 +62,20 @@ class Handlers:
     def __call__(self, *_: object) -> None:
         """Be an object that can be called."""
         raise TimeUpError
+
+
+def _wrapped(function: Callable[..., object]) -> Callable[..., object]:
+    @wraps(function)
+    def call(*args: object) -> object:
+        return function(*args)
+
+    return call
+
+
+def _once(number: int, frame: object) -> None:
+    """Take itself out before it raises, as a shutdown does that a second signal must not repeat."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(7)
 
 
 @pytest.fixture(autouse=True)
@@ -89,10 +109,12 @@ def _caught(call: Callable[[], object]) -> BaseException:
         Handlers().method,
         Handlers(),
         partial(_raise, 1),
+        _wrapped(_raise),
         _exit,
+        _once,
         signal.default_int_handler,
     ],
-    ids=["function", "method", "object", "partial", "exit", "default"],
+    ids=["function", "method", "object", "partial", "wrapped", "exit", "once", "default"],
 )
 def test_what_a_handler_of_any_kind_raises(handler: Any) -> None:
     """It is told by its traceback."""
@@ -111,9 +133,28 @@ def test_what_a_function_raises_itself_is_none(error: BaseException) -> None:
     assert not is_interrupt(_caught(fail))
 
 
-def test_an_error_of_an_enum_is_none() -> None:
-    """Although signals without a handler have a member of one for it."""
-    assert not is_interrupt(_caught(lambda: signal.Handlers(-7)))
+def test_what_a_function_raises_that_is_a_handler_elsewhere_is_none() -> None:
+    """Nor that which shares its code with one, as functions of one decorator do."""
+    signal.signal(signal.SIGUSR1, _wrapped(_raise))
+
+    assert not is_interrupt(_caught(_wrapped(_raise)))
+    assert not is_interrupt(_caught(lambda: _raise(signal.SIGUSR1, None)))
+
+
+def test_what_threading_makes_of_one() -> None:
+    """A Condition that is interrupted raises a RuntimeError, in the course of handling it."""
+
+    def fail() -> None:
+        try:
+            strike()
+        finally:
+            raise RuntimeError("cannot release un-acquired lock")
+
+    error = _caught(fail)
+
+    assert not is_interrupt(error)
+    assert isinstance(interrupt_of(error), TimeUpError)
+    assert interrupt_of(ValueError()) is None
 
 
 def test_only_the_main_thread_is_interrupted() -> None:
@@ -125,17 +166,6 @@ def test_only_the_main_thread_is_interrupted() -> None:
 
     assert found == [False]
     assert is_interrupt(KeyboardInterrupt())
-
-
-def test_no_memory_to_find_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then it counts as an error like any other."""
-
-    def fail(_: object) -> None:
-        raise SystemError
-
-    monkeypatch.setattr(signal, "getsignal", fail)
-
-    assert not is_interrupt(_caught(strike))
 
 
 # Where they come up
@@ -249,7 +279,7 @@ def test_in_a_trigger_that_is_asked_its_time(scheduler: Scheduler) -> None:
 
 def test_in_a_sensor() -> None:
     """The gate has not failed; the next sample is due as ever."""
-    scheduler = Scheduler(1, gates=[Gate(strike, close=2, reopen=1)])
+    scheduler = Scheduler(1, gates=[background_tasks.Gate(strike, close=2, reopen=1)])
 
     with pytest.raises(TimeUpError):
         scheduler.run_tasks()
@@ -362,6 +392,222 @@ def test_a_turn_is_one_threads() -> None:
     del turn[None]
 
     assert turn.setdefault(None, other) is other
+
+
+# In our own code
+
+
+def test_in_the_second_attempt_of_run_task(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the function: the run is lost, and nothing waits for it."""
+    policy = RetryPolicy(3, delay=0)
+    task = scheduler.add_task(Task("t", _fail, retry_policy=policy))
+    attempt = scheduler._runner.attempt
+
+    def strike_second(execution: Execution, task: Task) -> Any:
+        return strike() if execution.attempts == 2 else attempt(execution, task)
+
+    monkeypatch.setattr(scheduler._runner, "attempt", strike_second)
+
+    with pytest.raises(TimeUpError):
+        scheduler.run_task(task.id)
+
+    assert [run.status for run in task.execution_hist] == [Status.LOST]
+    assert not scheduler._busy
+
+
+def test_in_the_second_attempt_of_another_thread(gate: Gate) -> None:
+    """It goes on, whatever is mended meanwhile."""
+    scheduler = Scheduler(1)
+    attempts: list[int] = []
+
+    def work() -> None:
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise OSError
+        gate()
+
+    task = scheduler.add_task(Task("t", work, retry_policy=RetryPolicy(1, delay=0)))
+    thread = threading.Thread(target=scheduler.run_task, args=[task.id])
+    thread.start()
+    gate.wait_entered()
+    with scheduler._calm, scheduler._lock, scheduler._whole:
+        scheduler._mend()
+    gate.leave.set()
+    thread.join(10)
+
+    assert [run.status for run in task.execution_hist] == [Status.SUCCESS]
+    assert not scheduler._busy
+    assert scheduler.stop(10)
+
+
+def _fail() -> None:
+    raise OSError("no route")
+
+
+class Ready(Trigger):
+    """One of the user's that is always ready, and counts how often it is asked."""
+
+    def __init__(self) -> None:
+        """Start at 0."""
+        self.asked = 0
+
+    def is_ready(self) -> bool:
+        """Count."""
+        self.asked += 1
+        return True
+
+    def reset(self) -> None:
+        """Do nothing."""
+
+
+@pytest.mark.parametrize("deed", ["add_task", "start", "run_tasks"])
+def test_between_the_claim_of_a_trigger_and_the_question(deed: str) -> None:
+    """A listener is told there: the trigger is asked at the next tick."""
+    scheduler = InlineScheduler(1)
+    trigger = Ready()
+    task = Task("t", int, triggers=[trigger])
+    if deed != "add_task":
+        scheduler.add_task(task)
+    if deed == "run_tasks":
+        timer = OneTimeTrigger(at=scheduler.clock.now())
+        scheduler.add_task(Task("timer", int, triggers=[timer]))
+    end = scheduler.add_listener(strike)
+    arguments = [task] if deed == "add_task" else []
+
+    with pytest.raises(TimeUpError):
+        getattr(scheduler, deed)(*arguments)
+    assert trigger.asked == 0
+    end()
+    scheduler.run_tasks()
+
+    assert trigger.asked == 1
+    assert task.execution_hist[0].status is Status.SUCCESS
+
+
+def test_in_the_middle_of_a_slot_of_an_inline_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its slot is given back, and the lock is not held."""
+    scheduler = InlineScheduler(1)
+    task = scheduler.add_task(Task("t", int))
+    scheduler.release_task(task.id)
+    with monkeypatch.context() as patched:
+        patched.setattr(scheduler._engine, "take", strike)
+        with pytest.raises(TimeUpError):
+            scheduler.run_tasks()
+
+    assert not scheduler._lock.locked()
+    scheduler.run_tasks()
+    assert scheduler.stats().succeeded == 1
+
+
+def _raise_runtime_error(*_: object) -> None:
+    raise RuntimeError("it is time")
+
+
+def _spoil() -> None:
+    """Do as a Condition that is interrupted does."""
+    try:
+        strike()
+    finally:
+        raise RuntimeError("cannot release un-acquired lock")
+
+
+@pytest.mark.parametrize(("handler", "start"), [(_raise_runtime_error, strike), (_raise, _spoil)])
+def test_while_a_thread_is_started(
+    handler: Any, start: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No thread was refused, whatever the handler raises and whatever becomes of that."""
+    scheduler = InlineScheduler(1)
+    told: list[ChangeKind] = []
+    scheduler.add_listener(lambda change: told.append(change.kind))
+    task = scheduler.add_task(Task("t", int))
+    scheduler.start()
+    signal.signal(signal.SIGUSR1, handler)
+    with monkeypatch.context() as patched:
+        patched.setattr(DaemonPool, "start", lambda *_: start())
+        with pytest.raises((TimeUpError, RuntimeError), match="it is time"):
+            scheduler.release_task(task.id)
+    scheduler.run_tasks()
+
+    assert ChangeKind.THREAD_REFUSED not in told
+    assert scheduler.stats().succeeded == 1
+
+
+def test_after_a_slot_was_taken_to_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits starts it again, where no thread ticks."""
+    scheduler = Scheduler(1)
+    task = scheduler.add_task(Task("t", int))
+    scheduler.release_task(task.id)
+    take = scheduler._take_unmanned
+    monkeypatch.setattr(scheduler_module, "PATIENCE", 0.001)
+    with monkeypatch.context() as patched:
+        patched.setattr(scheduler, "_take_unmanned", lambda: (take(), strike()))
+        with pytest.raises(TimeUpError):
+            scheduler.run_tasks()
+
+    assert scheduler.wait_idle(20)
+
+    assert task.execution_hist[0].status is Status.SUCCESS
+    assert scheduler._engine.slots == 0
+    assert scheduler.stop(10)
+
+
+def test_before_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of taking the locks: those that were taken are let go in the parent."""
+    schedulers = [Scheduler(1), Scheduler(1)]
+    monkeypatch.setattr(process, "_all", lambda: schedulers)
+    hold = schedulers[1]._hold
+
+    def interrupted(end: float, taken: list[bool]) -> None:
+        hold(end, taken)
+        strike()
+
+    monkeypatch.setattr(schedulers[1], "_hold", interrupted)
+
+    with pytest.raises(TimeUpError):
+        process._before_fork()
+    assert all(each._lock.locked() for each in schedulers)
+    process._after_fork_in_parent()
+
+    assert not any(each._lock.locked() for each in schedulers)
+
+
+def test_an_error_of_ours_that_a_handler_raises(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It refuses nothing, so the books are mended: a handler has asked another scheduler, say."""
+
+    def ask(*_: object) -> None:
+        scheduler_of_another.get_task(7)
+
+    scheduler_of_another = Scheduler(1)
+    signal.signal(signal.SIGUSR1, ask)
+    task = scheduler.add_task(Task("t", int))
+    with monkeypatch.context() as patched:
+        patched.setattr(scheduler._engine, "_queue", strike)
+        with pytest.raises(LookupError, match="no task ever had the ID 7"):
+            scheduler.release_task(task.id)
+
+    assert (scheduler.stats().released, scheduler.stats().dropped) == (1, 1)
+
+
+def test_when_a_run_has_ended(scheduler: Scheduler) -> None:
+    """It has ended as it did, and is recorded."""
+
+    class Struck(dict[int, Any]):
+        def pop(self, *arguments: Any) -> Any:
+            strike()
+
+    task = scheduler.add_task(Task("t", int))
+    scheduler._engine.live = Struck()
+
+    with pytest.raises(TimeUpError):
+        scheduler.run_task(task.id)
+
+    assert [run.status for run in task.execution_hist] == [Status.SUCCESS]
+    assert (scheduler.stats().succeeded, scheduler.stats().dropped) == (1, 0)
+    assert scheduler.running == {}
 
 
 # Anywhere

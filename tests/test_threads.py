@@ -790,11 +790,11 @@ def test_a_slot_that_is_given_back_while_another_thread_starts_the_next() -> Non
     scheduler = Scheduler(1)
     mine, other = _Slot(scheduler), _Slot(scheduler)
     scheduler._unmanned = _Taken([other])
-    scheduler._slots.update((mine, other))
+    scheduler._slots.update({mine: None, other: None})
 
     scheduler._give_back(mine, None)
 
-    assert scheduler._slots == {other}
+    assert list(scheduler._slots) == [other]
     assert scheduler._engine.slots == 1
 
 
