@@ -798,6 +798,21 @@ def test_a_slot_that_is_given_back_while_another_thread_starts_the_next() -> Non
     assert scheduler._engine.slots == 1
 
 
+def test_the_ticking_thread_that_has_just_ended_its_wait_is_not_woken() -> None:
+    """It looks around by itself, without the lock; whoever lets that go has just seen it wait."""
+
+    class Awake:
+        until = None
+
+        def wake(self) -> None:
+            raise AssertionError
+
+    scheduler = Scheduler(1)
+    scheduler.add_task(Task("t", int, triggers=[OneTimeTrigger(delay=0)]))
+
+    scheduler._wake_in_time(Awake())  # type: ignore[arg-type]
+
+
 def test_a_slot_releases_what_is_due() -> None:
     """It does not wait for the scheduler thread, which sleeps through this test."""
     scheduler = Scheduler(1, _primitives=Primitives(thread=_Asleep))
