@@ -1298,7 +1298,7 @@ class Scheduler:
                 self._pulse.beat(now, self._primitives.monotonic(), lag)
             if ticker.is_over or self._engine.rung or self._engine.has_to_ask:
                 return 0.0, now  # the last: a slot came upon it
-            if any(slot.thread == NOBODY for slot in self._slots):
+            if NOBODY in [slot.thread for slot in self._slots]:
                 to_poll = min(to_poll, PATIENCE)  # to see whether they have begun
             wait = max(0.0, to_poll)
             ticker.until = now + timedelta(seconds=wait)
