@@ -453,18 +453,14 @@ class Engine:
         return self._claimed(arms, into)
 
     def _claimed(self, arms: list[Arm], into: list[Arm] | None) -> list[Arm]:
-        try:
-            if into is not None:
-                into += arms
-            for arm in arms:
-                self._asked[id(arm)] = arm
-                arm._arm_is_asked = True
-                self._polled.pop(id(arm), None)
-                self._disarm(arm)
-            return arms
-        except BaseException:
-            self.unclaim(arms)
-            raise
+        if into is not None:
+            into += arms
+        for arm in arms:
+            self._asked[id(arm)] = arm
+            arm._arm_is_asked = True
+            self._polled.pop(id(arm), None)
+            self._disarm(arm)
+        return arms
 
     def unclaim(self, arms: Iterable[Arm]) -> None:
         """Say that nobody asks *arms* after all; then they are to be mended."""

@@ -14,11 +14,11 @@ from background_tasks.clock import monotonic
 from background_tasks.cron import renew_locks
 from background_tasks.interrupts import is_interrupt
 from background_tasks.logger import log_or_print
+from background_tasks.primitives import PATIENCE
 from background_tasks.task import Execution
 
 __all__ = ["Member", "enrol", "notice_fork", "stop_all"]
 
-_PATIENCE = 1.0  # seconds; far above any hold of a lock: a guess
 _ABANDONED = "run abandoned at exit: its task did not end in time"
 _ERROR = 40  # logging.ERROR
 
@@ -83,7 +83,7 @@ def stop_all() -> None:
         if not is_interrupt(error):
             raise
     for scheduler in schedulers:
-        for execution in scheduler._left_behind(monotonic() + _PATIENCE):
+        for execution in scheduler._left_behind(monotonic() + PATIENCE):
             log_or_print(_ERROR, _ABANDONED, _abandoned_fields(execution))
 
 
@@ -112,7 +112,7 @@ _held = _Held()
 
 
 def _before_fork() -> None:
-    end = monotonic() + _PATIENCE
+    end = monotonic() + PATIENCE
     for scheduler in _all():
         taken: list[bool] = []
         _held.schedulers.append((scheduler, taken))

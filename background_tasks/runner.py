@@ -102,8 +102,8 @@ class Runner:
             retry_after=_retry_after(
                 task.retry_policy,
                 execution.attempts,
-                is_wanted=is_asked
-                or (interrupt is None and isinstance(error, task.retry_policy.retry_on)),
+                is_wanted=interrupt is None
+                and (is_asked or isinstance(error, task.retry_policy.retry_on)),
                 after=getattr(error, "after", None) if is_asked else None,
             ),
             interrupt=interrupt,

@@ -82,7 +82,6 @@ _AT_ONCE = (False,)  # what a lock is acquired with, not to wait
 _MINUTE = 60.0  # seconds; a trigger that is slow is told of no more often
 _LOOKED_AT = 100  # runs that wait, by `health`
 _FROZEN_PAUSE = 0.05  # seconds; the least wait while the wall clock stands still: 0.4 % CPU
-_ABANDONED = "run abandoned at exit: its task did not end in time"
 _INTERNAL = "internal error"
 _STOPPED_BY_FORK = "scheduler stopped in a forked child: start it there if it should run"
 _RUNNING = Status.RUNNING
@@ -134,7 +133,7 @@ class _Calm:
         """Do what must not be done under the lock, which was let go."""
         scheduler = self._scheduler
         engine = scheduler._engine
-        if (
+        if (  # mostly there is nothing to do, and to ask here saves a call
             scheduler._unmanned
             or engine.changes
             or engine.rung
@@ -397,7 +396,7 @@ class Scheduler:
         if self._outside is not None:
             self._outside.check_task(task)
         custom: list[Arm] = []
-        try:
+        try:  # an `_Asking`, which most tasks do not need, written out: it takes 0.3 us
             with self._calm, self._lock, self._whole:
                 if task._owner is not None:
                     again = Task.__repr__(task)  # not that of a subclass, which may call us
@@ -1178,8 +1177,7 @@ class Scheduler:
     def _left_behind(self, end: float) -> list[Execution]:
         """Return the executions whose function is being called, at the end of the process.
 
-        That a signal handler has left the lock held, by an exception, must not hold that up: see
-        `_hold`.
+        That another call has the lock for good must not hold that up: see `looks_free`.
         """
         if looks_free(self._lock, self._primitives.pause, end):
             with self._calm, self._lock, self._whole:
@@ -1379,10 +1377,10 @@ class Scheduler:
             for run in stuck
         ]
         with self._calm, self._lock, self._whole:
-            newly = self._engine.newly_stuck
-            for run, stack in [each for each in stacks if each[0] in newly]:  # or others told it
-                newly.remove(run)
-                self._engine.note_stuck(run, stack, self._primitives.utc_now())
+            for run, stack in stacks:
+                if run in self._engine.newly_stuck:  # or another thread has told it
+                    self._engine.newly_stuck.remove(run)
+                    self._engine.note_stuck(run, stack, self._primitives.utc_now())
 
     def _renew_executor(self) -> None:
         """Have another executor made in place of a broken one, if that is due."""
@@ -1638,37 +1636,38 @@ class Scheduler:
             self._acquire()
         try:
             return self._follow_up(slot, outcome, me)
-        except BaseException:
-            self._lose(slot.run, me)
-            raise
         finally:
             # What others claim they start: this one has a run to see to.
             self._unlock(slot.has_claimed)
 
     def _follow_up(self, slot: _Slot, outcome: Outcome | None, me: int) -> Run | None:
-        """Do what `_step` is for; the lock is held."""
+        """Do what `_step` is for; a run that is broken off is lost; the lock is held."""
         run = slot.run
-        if outcome is None or run is None:
-            if slot.thread != NOBODY or slot not in self._slots:
-                return None  # it was started twice, or given back
-            slot.thread = me
-            self._enter_run()
-        elif run.execution.status is _RUNNING:
-            self._engine.finish(run, outcome)
-            if outcome.interrupt is not None:  # an InlineScheduler, in the main thread
-                raise outcome.interrupt
-        else:
-            return None  # this is a child that the task forked: the pool is gone, too
-        slot.has_claimed = False
-        run = slot.run = self._next_run()
-        if run is None:
-            self._leave_run(me)
-            self._notify()
-            self._drop(slot)
-            return None
-        run.thread = me
-        slot.has_claimed = self._claim()
-        return run
+        try:
+            if outcome is None or run is None:
+                if slot.thread != NOBODY or slot not in self._slots:
+                    return None  # it was started twice, or given back
+                slot.thread = me
+                self._enter_run()
+            elif run.execution.status is _RUNNING:
+                self._engine.finish(run, outcome)
+                if outcome.interrupt is not None:  # an InlineScheduler, in the main thread
+                    raise outcome.interrupt
+            else:
+                return None  # this is a child that the task forked: the pool is gone, too
+            slot.has_claimed = False
+            run = slot.run = self._next_run()
+            if run is None:
+                self._leave_run(me)
+                self._notify()
+                self._drop(slot)
+                return None
+            run.thread = me
+            slot.has_claimed = self._claim()
+            return run
+        except BaseException:
+            self._lose(slot.run, me)
+            raise
 
     def _lose(self, run: Run | None, thread: int) -> None:
         """Mend what broke off, and *run* with it if that *thread* has it; the lock is held."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 
 from background_tasks.clock import monotonic
+from background_tasks.interrupts import is_main_thread
 
 __all__ = ["caught", "wait_for"]
 
@@ -26,10 +26,9 @@ def caught() -> Iterator[SimpleQueue[int]]:
     # Not an Event: a handler that sets it waits for the lock that the wait it interrupted, in the
     # same thread, may hold. SimpleQueue.put is documented as re-entrant.
     queue: SimpleQueue[int] = SimpleQueue()
-    is_main = threading.current_thread() is threading.main_thread()
     before = {
         number: signal.signal(number, lambda received, _: queue.put(received))
-        for number in (_SIGNALS if is_main else ())
+        for number in (_SIGNALS if is_main_thread() else ())
     }
     try:
         yield queue

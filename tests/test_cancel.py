@@ -320,6 +320,29 @@ def test_a_run_that_does_not_give_up_is_stuck() -> None:
     assert "runner.py" not in reason
 
 
+def test_a_stuck_run_is_told_by_one_of_two_threads() -> None:
+    """Both have seen it; the other has told it while this one took secrets out of its stack."""
+    others: list[str] = []
+
+    def redact(text: str) -> str:
+        others.append(text)
+        if len(others) == 1:
+            scheduler._report_stuck()
+        return text
+
+    scheduler = InlineScheduler(stuck_after=10)
+    scheduler._redact = redact
+    told: list[ChangeKind] = []
+    scheduler.add_listener(lambda change: told.append(change.kind))
+    scheduler.add_task(Task("t", lambda: scheduler.clock.advance(seconds=20), timeout=5))
+    scheduler.start()
+
+    scheduler.run_task(0)
+
+    assert len(others) == 2
+    assert told.count(ChangeKind.RUN_STUCK) == 1
+
+
 def test_a_cancelled_run_may_be_stuck_too(gate: Gate) -> None:
     """With the real thread: what it does is in the report."""
     scheduler = Scheduler(1, stuck_after=0.01, tick_interval=0.01)

@@ -227,7 +227,7 @@ def test_the_end_of_a_process_whose_lock_is_lost(
     gate: Gate, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What runs is named all the same: a handler raised at the very moment it was taken."""
-    monkeypatch.setattr(process_module, "_PATIENCE", 0.005)
+    monkeypatch.setattr(process_module, "PATIENCE", 0.005)
     scheduler = _running(gate, 0)
     monkeypatch.setattr(process_module, "_all", lambda: [scheduler])
     scheduler._acquire()

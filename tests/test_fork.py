@@ -251,7 +251,7 @@ def test_a_signal_handler_that_forks_in_the_middle() -> None:
     result = _program(
         """
         from background_tasks import engine, process, scheduler as module
-        process._PATIENCE = 0.001
+        process.PATIENCE = 0.001
         files = {engine.__file__, module.__file__, process.__file__}
         count = at = 0
 
@@ -581,7 +581,7 @@ def test_a_lock_that_is_held_does_not_keep_the_process_from_forking(
     scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fork in the middle of a critical section gives up waiting for its end."""
-    monkeypatch.setattr(process_module, "_PATIENCE", 0.01)
+    monkeypatch.setattr(process_module, "PATIENCE", 0.01)
     scheduler._acquire()
 
     _before_fork()

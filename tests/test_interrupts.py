@@ -196,6 +196,7 @@ def test_in_a_function_that_asks_for_a_retry(scheduler: Scheduler) -> None:
     with pytest.raises(Retry):
         scheduler.run_task(task.id)
     assert [run.attempts for run in task.execution_hist] == [1]
+    assert [run.status for run in task.execution_hist] == [Status.FAILED]
 
 
 def test_in_a_slot_of_an_inline_scheduler() -> None:

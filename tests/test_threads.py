@@ -11,7 +11,6 @@ import sys
 import textwrap
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from functools import partial
@@ -34,9 +33,9 @@ from background_tasks import (
 from background_tasks import pool as pool_module
 from background_tasks import scheduler as scheduler_module
 from background_tasks.pool import DaemonPool
-from background_tasks.primitives import Primitives
+from background_tasks.primitives import REAL, Primitives
 from background_tasks.process import stop_all
-from background_tasks.scheduler import _Slot
+from background_tasks.scheduler import _Slot, _Ticker
 from tests.conftest import Gate, Watch
 
 
@@ -723,15 +722,6 @@ def test_no_thread_for_a_second_slot_at_first(gate: Gate) -> None:
     assert refused == []
 
 
-class _Taken(deque[_Slot]):
-    """Slots of which another thread takes the last just before this one does."""
-
-    def pop(self) -> _Slot:  # type: ignore[override] # it takes an index in the typeshed
-        """Find none any more."""
-        self.clear()
-        return super().pop()
-
-
 class _Number(int):
     """An ID whose repr asks the scheduler."""
 
@@ -786,10 +776,9 @@ def test_what_is_refused_is_shown_with_no_lock_held() -> None:
 
 
 def test_a_slot_that_is_given_back_while_another_thread_starts_the_next() -> None:
-    """Each is counted by the one that has it."""
+    """Each is counted by the one that has it: the other thread has taken the last just before."""
     scheduler = Scheduler(1)
     mine, other = _Slot(scheduler), _Slot(scheduler)
-    scheduler._unmanned = _Taken([other])
     scheduler._slots.update({mine: None, other: None})
 
     scheduler._give_back(mine, None)
@@ -801,16 +790,14 @@ def test_a_slot_that_is_given_back_while_another_thread_starts_the_next() -> Non
 def test_the_ticking_thread_that_has_just_ended_its_wait_is_not_woken() -> None:
     """It looks around by itself, without the lock; whoever lets that go has just seen it wait."""
 
-    class Awake:
-        until = None
-
+    class Awake(_Ticker):
         def wake(self) -> None:
             raise AssertionError
 
     scheduler = Scheduler(1)
     scheduler.add_task(Task("t", int, triggers=[OneTimeTrigger(delay=0)]))
 
-    scheduler._wake_in_time(Awake())  # type: ignore[arg-type]
+    scheduler._wake_in_time(Awake(REAL, lambda _: None, "awake"))
 
 
 def test_a_slot_releases_what_is_due() -> None:
