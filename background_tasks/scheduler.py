@@ -1636,38 +1636,37 @@ class Scheduler:
             self._acquire()
         try:
             return self._follow_up(slot, outcome, me)
+        except BaseException:
+            self._lose(slot.run, me)
+            raise
         finally:
             # What others claim they start: this one has a run to see to.
             self._unlock(slot.has_claimed)
 
     def _follow_up(self, slot: _Slot, outcome: Outcome | None, me: int) -> Run | None:
-        """Do what `_step` is for; a run that is broken off is lost; the lock is held."""
+        """Do what `_step` is for; the lock is held."""
         run = slot.run
-        try:
-            if outcome is None or run is None:
-                if slot.thread != NOBODY or slot not in self._slots:
-                    return None  # it was started twice, or given back
-                slot.thread = me
-                self._enter_run()
-            elif run.execution.status is _RUNNING:
-                self._engine.finish(run, outcome)
-                if outcome.interrupt is not None:  # an InlineScheduler, in the main thread
-                    raise outcome.interrupt
-            else:
-                return None  # this is a child that the task forked: the pool is gone, too
-            slot.has_claimed = False
-            run = slot.run = self._next_run()
-            if run is None:
-                self._leave_run(me)
-                self._notify()
-                self._drop(slot)
-                return None
-            run.thread = me
-            slot.has_claimed = self._claim()
-            return run
-        except BaseException:
-            self._lose(slot.run, me)
-            raise
+        if outcome is None or run is None:
+            if slot.thread != NOBODY or slot not in self._slots:
+                return None  # it was started twice, or given back
+            slot.thread = me
+            self._enter_run()
+        elif run.execution.status is _RUNNING:
+            self._engine.finish(run, outcome)
+            if outcome.interrupt is not None:  # an InlineScheduler, in the main thread
+                raise outcome.interrupt
+        else:
+            return None  # this is a child that the task forked: the pool is gone, too
+        slot.has_claimed = False
+        run = slot.run = self._next_run()
+        if run is None:
+            self._leave_run(me)
+            self._notify()
+            self._drop(slot)
+            return None
+        run.thread = me
+        slot.has_claimed = self._claim()
+        return run
 
     def _lose(self, run: Run | None, thread: int) -> None:
         """Mend what broke off, and *run* with it if that *thread* has it; the lock is held."""

@@ -239,7 +239,11 @@ class InlineScheduler(Scheduler):
     def _step(self, slot: _Slot, outcome: Outcome | None, me: int) -> Run | None:
         """As in a thread of the pool; but a handler may raise here: it is the main thread."""
         with self._calm, self._lock, self._whole:
-            return self._follow_up(slot, outcome, me)
+            try:
+                return self._follow_up(slot, outcome, me)
+            except BaseException:
+                self._lose(slot.run, me)
+                raise
 
     def _retry_inline(self, run: Run, delay: float) -> bool:
         """Let the clock go on by *delay* seconds, then start the next attempt."""
